@@ -1,0 +1,251 @@
+"""params.yaml as a frozen, typed tree; unknown, missing and out-of-range keys are refused by full name."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from lunaops.errors import InputError
+
+Part = Annotated[str, Field(pattern=r"^(labels|subset[0-9])$")]
+Subset = Annotated[str, Field(pattern=r"^subset[0-9]$")]
+Split = Literal["train", "val", "test"]
+Hu = Annotated[int, Field(ge=-32768, le=32767)]
+CropSide = Annotated[int, Field(ge=16)]  # the network halves it four times
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class FetchParams(_Section):
+    """Where the scans and their labels come from."""
+
+    source: Literal["phantom", "directory", "zenodo"]
+    parts: Annotated[tuple[Part, ...], Field(strict=False, min_length=1)]
+    directory: str | None
+    labels_directory: str | None
+    candidates: Literal["candidates", "candidates_V2"]
+    base_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/[^/\s]+)*$")]
+    keep_archives: bool
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.source == "directory" and not self.directory:
+            raise ValueError("source is 'directory', so fetch.directory must name your LUNA16 folder")
+        if self.source == "phantom" and self.candidates != "candidates":
+            raise ValueError("candidates must be 'candidates' where source is 'phantom', which makes no others")
+        if "labels" not in self.parts or len(self.parts) == 1:
+            raise ValueError(f"parts must name labels and at least one subset, got {', '.join(self.parts)}")
+        if len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"parts names a part twice: {', '.join(self.parts)}")
+        return self
+
+
+class PhantomParams(_Section):
+    """The embedded data set."""
+
+    seed: NonNegativeInt
+    subsets: Annotated[int, Field(ge=1, le=10)]
+    scans_per_subset: PositiveInt
+    max_megavoxels: PositiveFloat
+    spacing_mm: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)]
+    slices_mm: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
+    noise_hu: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Field(strict=False)]
+    blur_mm: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)]
+    share_flipped: Probability
+    share_without_nodules: Probability
+    nodules_per_scan: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
+    diameter_deciles_mm: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=2)]
+    subtle_share: Probability
+    attached_share: Probability
+    marks_per_nodule: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
+    candidates_per_scan: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
+    look_alike_share: Probability
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        names = ("spacing_mm", "noise_hu", "blur_mm", "nodules_per_scan", "diameter_deciles_mm")
+        for name in (*names, "marks_per_nodule", "candidates_per_scan"):
+            values = getattr(self, name)
+            if list(values) != sorted(values):
+                raise ValueError(f"{name} must not fall, got {list(values)}")
+        return self
+
+
+class MergeParams(_Section):
+    """How candidates are matched to annotations."""
+
+    box_fraction: Annotated[float, Field(gt=0, le=1)]
+
+
+class SplitParams(_Section):
+    """Which candidates train, validate and test."""
+
+    strategy: Literal["subset", "candidate_stride"]
+    val: Annotated[tuple[Subset, ...], Field(strict=False)]
+    test: Annotated[tuple[Subset, ...], Field(strict=False)]
+    val_stride: Annotated[int, Field(ge=2)]
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Self:
+        both = sorted(set(self.val) & set(self.test))
+        if both:
+            raise ValueError(f"val and test both name {', '.join(both)}; a subset is in one split only")
+        return self
+
+
+class CropParams(_Section):
+    """What is cut out of a scan around a candidate."""
+
+    size_irc: Annotated[tuple[CropSide, CropSide, CropSide], Field(strict=False)]
+    hu_range: Annotated[tuple[Hu, Hu], Field(strict=False)]
+    pad_hu: Hu
+    workers: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.hu_range
+        if not low < high:
+            raise ValueError(f"hu_range must rise, got [{low}, {high}]")
+        if not low <= self.pad_hu <= high:
+            raise ValueError(f"pad_hu {self.pad_hu} lies outside hu_range [{low}, {high}]")
+        return self
+
+
+class ModelParams(_Section):
+    """The network's size."""
+
+    channels: PositiveInt
+
+
+class TrainParams(_Section):
+    """How the network is trained."""
+
+    seed: NonNegativeInt
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    epochs: PositiveInt
+    samples_per_epoch: NonNegativeInt
+    batch_size: PositiveInt
+    optimizer: Literal["adamw", "sgd"]
+    learning_rate: PositiveFloat
+    schedule: Literal["constant", "cosine"]
+    warmup_samples: NonNegativeInt
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegativeFloat
+    balance: NonNegativeFloat
+    threshold: Probability
+    best_by: Literal[
+        "average_precision", "roc_auc", "pr/f1_score", "pr/recall", "pr/precision", "correct/all", "loss/all"
+    ]
+    num_workers: NonNegativeInt
+
+
+class AugmentParams(_Section):
+    """How training crops are varied; validation crops never are."""
+
+    flip: bool
+    transpose: bool
+
+
+class PredictParams(_Section):
+    """Which candidates are scored, and with which checkpoint."""
+
+    model: Literal["best", "last"]
+    splits: Annotated[tuple[Split, ...], Field(strict=False, min_length=1)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    batch_size: PositiveInt
+    gallery: NonNegativeInt
+
+
+class EvaluateParams(_Section):
+    """How predictions become numbers."""
+
+    split: Split
+    threshold: Probability
+    fps_per_scan: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
+    max_marks_per_scan: PositiveInt | None
+    unknown_diameter_mm: PositiveFloat
+    diameter_bands_mm: Annotated[tuple[NonNegativeFloat, ...], Field(strict=False, min_length=2)]
+    gallery: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        for name in ("fps_per_scan", "diameter_bands_mm"):
+            values = getattr(self, name)
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{name} must rise, got {list(values)}")
+        return self
+
+
+class Params(_Section):
+    """The whole of params.yaml."""
+
+    fetch: FetchParams
+    phantom: PhantomParams
+    merge: MergeParams
+    split: SplitParams
+    crop: CropParams
+    model: ModelParams
+    train: TrainParams
+    augment: AugmentParams
+    predict: PredictParams
+    evaluate: EvaluateParams
+
+    def flattened(self) -> dict[str, Any]:
+        """Every parameter by its full key, as MLflow wants them: {'train.learning_rate': 0.001, ...}."""
+        return dict(_flatten(self.model_dump(mode="json")))
+
+
+def read_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises InputError with the file, the parameter's full key, the value got and what was wanted.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give --params-file, or run from the project's root")
+    try:
+        tree = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))  # YAML 1.2, as DVC reads it
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: wanted sections such as 'train:', got {type(tree).__name__}")
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"{path}: " + "; ".join(_lines(error))) from error
+
+
+def _lines(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        key = ".".join(str(step) for step in problem["loc"]) or "params"
+        if problem["type"] == "extra_forbidden":
+            yield f"{key}: unknown parameter; mend the name or remove it"
+        elif problem["type"] == "missing":
+            yield f"{key}: missing parameter; add it"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            ours = problem["type"] == "value_error"  # our own checks begin with the parameter's name
+            yield f"{key}.{message}" if ours else f"{key}: {message}, got {problem['input']!r}"
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,106 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from ruamel.yaml import YAML
+
+from lunaops.errors import InputError
+from lunaops.params import read_params
+
+
+def tree() -> dict[str, Any]:
+    return YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+
+
+def written(folder: Path, tree: Any) -> Path:
+    path = folder / "params.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe").dump(tree, file)
+    return path
+
+
+def test_the_projects_own_params_are_right() -> None:
+    read_params(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("train", "learning_rat", 0.1, "train.learning_rat: unknown parameter; mend the name or remove it"),
+        ("train", "learning_rate", -1.0, "train.learning_rate: Input should be greater than 0, got -1.0"),
+        ("train", "learning_rate", float("nan"), "train.learning_rate: Input should be a finite number"),
+        ("train", "learning_rate", float("inf"), "train.learning_rate: Input should be a finite number"),
+        ("train", "momentum", 1.0, "train.momentum: Input should be less than 1, got 1.0"),
+        ("train", "epochs", "3", "train.epochs: Input should be a valid integer, got '3'"),
+        ("train", "epochs", 2.5, "train.epochs: Input should be a valid integer"),
+        ("train", "epochs", True, "train.epochs: Input should be a valid integer, got True"),
+        ("train", "device", "gpu", "train.device: .*got 'gpu'"),
+        ("train", "best_by", "accuracy", "train.best_by: .*got 'accuracy'"),
+        ("fetch", "source", "kaggle", "fetch.source: .*got 'kaggle'"),
+        ("fetch", "source", "directory", "fetch.directory must|'directory', so fetch.directory must name"),
+        ("fetch", "parts", ["labels", "subset10"], "fetch.parts.1: .*got 'subset10'"),
+        ("fetch", "parts", [], "fetch.parts: "),
+        ("fetch", "parts", ["subset0"], "fetch.parts must name labels and at least one subset, got subset0"),
+        ("crop", "size_irc", [32, 48, 15], "crop.size_irc.2: Input should be greater than or equal to 16"),
+        ("fetch", "parts", ["labels", "subset0", "subset0"], "fetch.parts names a part twice"),
+        ("split", "test", ["subset3"], "split.val and test both name subset3"),
+        ("crop", "size_irc", [32, 48], "crop.size_irc.2: missing parameter|crop.size_irc"),
+        ("crop", "hu_range", [1000, -1000], "crop.hu_range must rise"),
+        ("crop", "pad_hu", -2000, "crop.pad_hu -2000 lies outside"),
+        ("evaluate", "threshold", 1.5, "evaluate.threshold: .*got 1.5"),
+        ("evaluate", "fps_per_scan", [1, 0.5], "evaluate.fps_per_scan must rise"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_its_full_key(
+    tmp_path: Path, section: str, key: str, value: Any, message: str
+) -> None:
+    changed = tree()
+    changed[section][key] = value
+    with pytest.raises(InputError, match=message) as caught:
+        read_params(written(tmp_path, changed))
+    assert "params.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("section", "key"), [(s, k) for s, keys in tree().items() for k in keys])
+def test_every_missing_parameter_is_named(tmp_path: Path, section: str, key: str) -> None:
+    changed = tree()
+    del changed[section][key]
+    with pytest.raises(InputError, match=f"{section}.{key}: missing parameter; add it"):
+        read_params(written(tmp_path, changed))
+
+
+def test_an_unknown_section_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="trian: unknown parameter"):
+        read_params(written(tmp_path, {**tree(), "trian": {}}))
+
+
+@pytest.mark.parametrize("text", ["- a list", "", "a: [", "\xff"])
+def test_a_file_that_is_no_tree_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"params\.yaml: "):
+        read_params(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"params\.yaml: no such file"):
+        read_params(tmp_path / "params.yaml")
+
+
+def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("learning_rate: ", "learning_rate: 1e-3 # "))
+    assert read_params(tmp_path / "params.yaml").train.learning_rate == 0.001
+
+
+def test_params_cannot_be_changed() -> None:
+    params = read_params(ROOT / "params.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        params.train.epochs = 3  # type: ignore[misc]
+
+
+def test_flattened_has_every_parameter_by_its_full_key() -> None:
+    flat = read_params(ROOT / "params.yaml").flattened()
+    assert set(flat) == {f"{section}.{key}" for section, keys in tree().items() for key in keys}
+    assert flat["crop.size_irc"] == [32, 48, 48]

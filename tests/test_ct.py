@@ -1,0 +1,140 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import write_scan
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lunaops.ct import Ct, cut_crop, raw_digest, read_ct, read_grid
+from lunaops.errors import InputError
+from lunaops.geometry import Grid, irc_from_xyz
+
+ANY = (-32768, 32767)
+EYE = tuple(map(tuple, np.eye(3)))
+
+
+def ct_of(hu: np.ndarray) -> Ct:
+    return Ct("1.2", hu, Grid(hu.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), EYE))
+
+
+def crop_of(ct: Ct, center: tuple[float, ...], size: tuple[int, ...]) -> np.ndarray:
+    crop = np.full(size, 77, np.int16)
+    cut_crop(ct, np.asarray(center), crop, -1000)
+    return crop
+
+
+def test_reads_what_was_written(tmp_path: Path) -> None:
+    hu = np.arange(24).reshape(2, 3, 4)
+    path = write_scan(tmp_path / "1.2.3.mhd", hu, spacing_xyz=(0.7, 0.8, 2.5), origin_xyz=(-10.0, 20.0, -300.0))
+    ct = read_ct(path, ANY)
+    assert (ct.series_uid, ct.hu.dtype, ct.hu.tolist()) == ("1.2.3", np.int16, hu.tolist())
+    assert ct.grid == Grid((2, 3, 4), (0.7, 0.8, 2.5), (-10.0, 20.0, -300.0), EYE) == read_grid(path)
+
+
+def test_hu_outside_the_range_are_clipped(tmp_path: Path) -> None:
+    path = write_scan(tmp_path / "1.mhd", np.array([[[-3024, -1000, 0, 1000, 3071]]]))
+    assert read_ct(path, (-1000, 1000)).hu.ravel().tolist() == [-1000, -1000, 0, 1000, 1000]
+
+
+@pytest.mark.parametrize("turn", ["as it is", "flipped", "oblique"])
+def test_the_annotated_nodule_of_a_real_scan_is_in_the_middle_of_its_crop(
+    tmp_path: Path, slabs: Path, turn: str
+) -> None:
+    path = next(slabs.glob("subset1/*.mhd"))
+    nodule_xyz = [56.51, 86.04, -115.87]  # candidates.csv of the slabs, between the two marks on it
+    if turn != "as it is":
+        path = _turned(path, tmp_path / "1.mhd", turn)
+    ct = read_ct(path, (-1000, 1000))
+    crop = crop_of(ct, tuple(irc_from_xyz(nodule_xyz, ct.grid)), (8, 32, 32))
+    assert crop[3:6, 14:19, 14:19].mean() > 0  # soft tissue
+    assert np.percentile(crop[4], 5) < -500  # lung beside it
+
+
+def _turned(path: Path, target: Path, turn: str) -> Path:
+    """The same scan on another grid, its voxels where they were in the patient."""
+    image = sitk.ReadImage(str(path))
+    if turn == "flipped":
+        image = sitk.Flip(image, [True, True, False])
+    else:
+        angle = np.deg2rad(12)
+        direction = [np.cos(angle), -np.sin(angle), 0, np.sin(angle), np.cos(angle), 0, 0, 0, 1]
+        reference = sitk.Image(image.GetSize(), sitk.sitkInt16)
+        reference.SetSpacing(image.GetSpacing())
+        reference.SetOrigin((-100.0, -200.0, image.GetOrigin()[2]))
+        reference.SetDirection(direction)
+        image = sitk.Resample(image, reference, sitk.Transform(), sitk.sitkLinear, -1000)
+    sitk.WriteImage(image, str(target))
+    return target
+
+
+def test_the_centre_voxel_lies_at_half_the_size() -> None:
+    ct = ct_of(np.arange(7**3, dtype=np.int16).reshape(7, 7, 7))
+    assert crop_of(ct, (3, 3, 3), (4, 4, 4))[2, 2, 2] == ct.hu[3, 3, 3]
+    assert crop_of(ct, (3.4, 2.6, 3), (3, 5, 1))[1, 2, 0] == ct.hu[3, 3, 3]
+
+
+@given(center=st.tuples(*[st.floats(-12, 12)] * 3), size=st.tuples(*[st.integers(1, 6)] * 3))
+def test_a_crop_is_the_window_of_the_scan_in_endless_air(center: tuple[float, ...], size: tuple[int, ...]) -> None:
+    ct = ct_of(np.arange(60, dtype=np.int16).reshape(3, 4, 5))
+    margin = 30
+    padded = np.pad(ct.hu, margin, constant_values=-1000)
+    start = [int(np.rint(c)) - n // 2 + margin for c, n in zip(center, size, strict=True)]
+    wanted = padded[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
+    np.testing.assert_array_equal(crop_of(ct, center, size), wanted)
+
+
+def test_digest_changes_with_a_voxel_and_with_the_grid_and_not_with_the_file_name(tmp_path: Path) -> None:
+    hu = np.zeros((2, 2, 2))
+    other = hu.copy()
+    other[1, 1, 1] = 1
+    digests = [
+        raw_digest(write_scan(tmp_path / "1.mhd", hu)),
+        raw_digest(write_scan(tmp_path / "2.mhd", hu)),
+        raw_digest(write_scan(tmp_path / "3.mhd", other)),
+        raw_digest(write_scan(tmp_path / "4.mhd", hu, origin_xyz=(1.0, 0.0, 0.0))),
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_a_missing_raw_is_named(tmp_path: Path) -> None:
+    path = write_scan(tmp_path / "1.2.mhd", np.zeros((2, 2, 2)))
+    (tmp_path / "1.2.raw").unlink()
+    with pytest.raises(InputError, match=r"1\.2\.mhd: its voxels .*1\.2\.raw are missing"):
+        read_grid(path)
+
+
+def test_a_short_raw_is_named_with_its_bytes(tmp_path: Path) -> None:
+    path = write_scan(tmp_path / "1.2.mhd", np.zeros((2, 2, 2)))
+    (tmp_path / "1.2.raw").write_bytes(b"\0" * 15)
+    with pytest.raises(InputError, match=r"1\.2\.raw: too short: 15 bytes, its header wants 16"):
+        read_ct(path, ANY)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda text: text.replace("NDims = 3", "NDims = 2"), "mhd: "),
+        (lambda text: text.replace("MET_SHORT", "MET_FLOAT"), "wanted ElementType MET_SHORT .* got MET_FLOAT"),
+        (lambda text: text.replace("DimSize", "DimSise"), "mhd: "),
+        (lambda text: text.replace("Offset", "Offse"), "Offset must be 3 numbers, got None"),
+        (lambda text: text.replace("Offset = 0", "Offset = nan"), "Offset must be 3 numbers, got 'nan 0 0'"),
+        (lambda text: text.replace("ElementSpacing = 1", "ElementSpacing = 0"), "ElementSpacing must be 3 positive"),
+        (lambda text: text.replace("ElementSpacing = 1", "ElementSpacing = -1"), "ElementSpacing must be 3 positive"),
+        (lambda text: text.replace("Matrix = 1 0 0", "Matrix = 0 0 0"), "TransformMatrix is singular"),
+        (lambda _: "not a header", "not a readable .mhd header"),
+        (lambda _: "", "not a readable .mhd header"),
+    ],
+)
+def test_a_header_that_is_none_is_refused(tmp_path: Path, break_it, message: str) -> None:
+    path = write_scan(tmp_path / "1.mhd", np.zeros((2, 2, 2)))
+    path.write_text(break_it(path.read_text()))
+    with pytest.raises(InputError, match=message):
+        read_ct(path, ANY)
+
+
+def test_a_missing_scan_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"9\.mhd: scan cannot be read: No such file"):
+        read_ct(tmp_path / "9.mhd", ANY)

@@ -1,0 +1,30 @@
+import pytest
+
+from lunaops.sources.staging import staged
+
+
+def test_a_folder_appears_when_it_is_complete_and_not_before(tmp_path):
+    folder = tmp_path / "raw" / "subset0"
+    with staged(folder) as staging:
+        (staging / "a").write_text("a")
+        assert not folder.exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["subset0"]
+    assert (folder / "a").read_text() == "a"
+
+
+def test_a_failure_leaves_nothing_new_and_what_stood_there_as_it_was(tmp_path):
+    (tmp_path / "subset0").mkdir()
+    (tmp_path / "subset0" / "old").write_text("old")
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "subset0") as staging:
+        (staging / "new").write_text("new")
+        raise KeyboardInterrupt
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["subset0", "subset0/old"]
+
+
+def test_what_a_killed_process_left_and_what_stood_there_are_replaced(tmp_path):
+    for left in (".subset0.unfinished", "subset0"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "old").write_text("old")
+    with staged(tmp_path / "subset0") as staging:
+        (staging / "new").write_text("new")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["subset0", "subset0/new"]

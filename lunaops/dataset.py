@@ -1,0 +1,147 @@
+"""Candidates and their crops -> batches for the device; balanced sampling."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lunaops.crops import CropReader
+from lunaops.errors import InputError
+
+Indices = NDArray[np.int64]
+
+
+class Batch(NamedTuple):
+    """`hu` (N, 1, slices, rows, columns) int16; `is_nodule` (N,) int64; `row` (N,) of the data set's table."""
+
+    hu: Tensor
+    is_nodule: Tensor
+    row: Tensor
+
+
+class CropDataset(Dataset[Batch]):
+    """The candidates of some splits, or of one series, with their crops; gathers a batch at a time."""
+
+    def __init__(
+        self,
+        candidates: pd.DataFrame,
+        crops: CropReader,
+        *,
+        splits: Sequence[str] = ("train", "val", "test"),
+        series_uid: str | None = None,
+    ) -> None:
+        chosen = candidates["split"].isin(splits)
+        if series_uid is not None:
+            chosen &= candidates["series_uid"] == series_uid
+        row_in_block = candidates.groupby("series_uid", sort=False).cumcount()
+        self.table = candidates[chosen].reset_index(drop=True)
+        self.crops = crops
+        self.is_nodule: NDArray[np.int64] = self.table["is_nodule"].to_numpy(np.int64)
+        self._series = self.table["series_uid"].to_list()
+        self._row_in_block = row_in_block[chosen].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self._series)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The crops at `indices`, copied once, out of the memory maps into one tensor."""
+        hu = torch.empty((len(indices), 1, *self.crops.manifest.geometry.size_irc), dtype=torch.int16)
+        hu_a = hu.numpy()
+        for place, index in enumerate(indices):
+            hu_a[place, 0] = self.crops.block(self._series[index])[self._row_in_block[index]]
+        index_a = np.asarray(indices, np.int64)
+        return Batch(hu, torch.from_numpy(self.is_nodule[index_a]), torch.from_numpy(index_a))
+
+
+class EpochSampler:
+    """Batches of indices; `epoch` chooses which. Deterministic: epoch k is the same, whatever came before it."""
+
+    def __init__(self, is_nodule: Indices, *, samples: int, batch_size: int, balance: float, seed: int) -> None:
+        self.epoch = 0
+        self._is_nodule = is_nodule
+        self._samples = samples or len(is_nodule)
+        self._batch_size = batch_size
+        self._balance = balance
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return math.ceil(self._samples / self._batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = draw_epoch(
+            self._is_nodule, epoch=self.epoch, samples=self._samples, balance=self._balance, seed=self._seed
+        )
+        for start in range(0, len(order), self._batch_size):
+            yield order[start : start + self._batch_size].tolist()
+
+
+def draw_epoch(is_nodule: Indices, *, epoch: int, samples: int, balance: float, seed: int) -> Indices:
+    """The indices of an epoch's samples, (samples,), shuffled.
+
+    `balance` negatives are drawn for each positive (0: samples as they come). Each class is walked through in a
+    shuffled order, epoch after epoch, and shuffled anew when all of it has been used: so every sample of a class is
+    used equally often, give or take one.
+
+    Raises InputError where a class that must be drawn has no sample.
+    """
+    if balance == 0:
+        return _walk(np.arange(len(is_nodule)), epoch * samples, samples, [seed, 2])
+    positives, negatives = np.flatnonzero(is_nodule == 1), np.flatnonzero(is_nodule == 0)
+    for name, rows in (("positive", positives), ("negative", negatives)):
+        if len(rows) == 0:
+            raise InputError(
+                f"the train split has no {name} candidate to balance with: see split, or set train.balance: 0"
+            )
+    num_positives = round(samples / (1 + balance))
+    num_negatives = samples - num_positives
+    drawn = np.concatenate(
+        [
+            _walk(positives, epoch * num_positives, num_positives, [seed, 1]),
+            _walk(negatives, epoch * num_negatives, num_negatives, [seed, 0]),
+        ]
+    )
+    return np.random.default_rng([seed, 3, epoch]).permutation(drawn)
+
+
+def _walk(items: Indices, start: int, count: int, seed: list[int]) -> Indices:
+    """Items `start` to `start + count` of an endless sequence of shuffled passes over `items`."""
+    first, end = start // len(items), math.ceil((start + count) / len(items))
+    passes = [np.random.default_rng([*seed, number]).permutation(items) for number in range(first, end)]
+    offset = start - first * len(items)
+    return np.concatenate([items[:0], *passes])[offset : offset + count]
+
+
+def load_batches(
+    dataset: CropDataset, sampler: EpochSampler | None = None, *, batch_size: int = 1, num_workers: int, pin: bool
+) -> DataLoader[Batch]:
+    """Batches in the order of `sampler`, or else all of the data set in its own order by `batch_size`.
+
+    `num_workers` processes gather them (0: this one); `pin` puts them into page-locked memory for a GPU.
+    """
+    order = sampler or [
+        list(range(start, min(start + batch_size, len(dataset)))) for start in range(0, len(dataset), batch_size)
+    ]
+    return DataLoader(
+        dataset,
+        batch_sampler=order,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        pin_memory=pin,
+        persistent_workers=num_workers > 0,
+        multiprocessing_context="spawn" if num_workers else None,
+        generator=torch.Generator(),  # its own, so that loading draws nothing from the global one
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """CropDataset gathers whole batches, so there is nothing left to collate."""
+    return batch

@@ -1,0 +1,126 @@
+from collections import Counter
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lunaops.crops import Block, CropReader, Geometry, Manifest
+from lunaops.dataset import CropDataset, EpochSampler, draw_epoch, load_batches
+from lunaops.errors import InputError
+
+SIZE = (2, 3, 4)
+
+
+class FilledCrops(CropReader):
+    """Crops whose every voxel says which series and which row of its block they are: 100 * series + row."""
+
+    def __init__(self) -> None:
+        blocks = tuple(Block(uid, "", "", 2, "") for uid in ("1", "2"))
+        super().__init__(Manifest(Geometry(SIZE, (-1000, 1000), -1000), blocks), CANDIDATES, None, None)
+
+    def block(self, series_uid: str) -> np.ndarray:
+        rows = 100 * int(series_uid) + np.arange(2, dtype=np.int16)
+        return np.broadcast_to(rows[:, None, None, None], (2, *SIZE))
+
+
+CANDIDATES = pd.DataFrame(
+    {
+        "series_uid": ["2", "1", "1", "2"],
+        "split": ["val", "train", "val", "val"],
+        "is_nodule": [True, True, False, False],
+        "x": 0.0,
+        "y": 0.0,
+        "z": 0.0,
+    }
+)
+
+
+def test_a_candidate_has_its_own_crop_also_where_its_series_is_in_two_splits() -> None:
+    dataset = CropDataset(CANDIDATES, FilledCrops(), splits=["val"])
+    batch = dataset.__getitems__([2, 0, 1])
+    assert batch.hu[:, 0, 0, 0, 0].tolist() == [201, 200, 101]
+    assert batch.is_nodule.tolist() == [0, 1, 0]
+    assert batch.row.tolist() == [2, 0, 1]
+
+
+def test_a_batch_is_int16_with_one_channel() -> None:
+    batch = CropDataset(CANDIDATES, FilledCrops())[0]
+    assert (batch.hu.shape, batch.hu.dtype, batch.is_nodule.dtype) == ((1, 1, *SIZE), torch.int16, torch.int64)
+
+
+def test_one_series_can_be_asked_for() -> None:
+    dataset = CropDataset(CANDIDATES, FilledCrops(), series_uid="1")
+    assert dataset.table["series_uid"].tolist() == ["1", "1"]
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_batches_are_the_same_with_any_number_of_workers(workers: int) -> None:
+    batches = list(load_batches(CropDataset(CANDIDATES, FilledCrops()), batch_size=3, num_workers=workers, pin=False))
+    assert [batch.row.tolist() for batch in batches] == [[0, 1, 2], [3]]
+    assert [batch.hu[:, 0, 0, 0, 0].tolist() for batch in batches] == [[200, 100, 101], [201]]
+
+
+LABELS = np.array([1] * 3 + [0] * 20)
+
+
+def drawn(epoch: int, samples: int = 8, balance: float = 1.0, seed: int = 5) -> list[int]:
+    return draw_epoch(LABELS, epoch=epoch, samples=samples, balance=balance, seed=seed).tolist()
+
+
+@given(
+    epochs=st.integers(1, 12),
+    samples=st.integers(2, 60),
+    balance=st.sampled_from([0.5, 1.0, 3.0]),
+    seed=st.integers(0, 9),
+)
+def test_every_sample_of_a_class_is_used_equally_often_give_or_take_one(
+    epochs: int, samples: int, balance: float, seed: int
+) -> None:
+    used = Counter(index for epoch in range(epochs) for index in drawn(epoch, samples, balance, seed))
+    for of_class in (range(3), range(3, 23)):
+        counts = [used[index] for index in of_class]
+        assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize(("balance", "positives"), [(1.0, 4), (3.0, 2), (7.0, 1)])
+def test_an_epoch_has_so_many_negatives_for_one_positive(balance: float, positives: int) -> None:
+    assert LABELS[drawn(0, 8, balance)].sum() == positives
+
+
+def test_without_balance_an_epoch_is_one_pass_over_the_candidates_as_they_come() -> None:
+    assert sorted(drawn(0, len(LABELS), 0)) == list(range(len(LABELS)))
+
+
+def test_epochs_differ_and_an_epoch_is_the_same_whatever_came_before() -> None:
+    assert drawn(0) != drawn(1)
+    assert drawn(1) == drawn(1)
+    assert drawn(1, seed=6) != drawn(1)
+
+
+def test_classes_are_mixed_within_an_epoch() -> None:
+    order = LABELS[draw_epoch(LABELS, epoch=0, samples=200, balance=1.0, seed=0)]
+    assert 60 < order[:100].sum() * 2 < 140
+
+
+@pytest.mark.parametrize(("labels", "missing"), [([0, 0], "positive"), ([1, 1], "negative")])
+def test_a_class_that_cannot_be_drawn_is_named(labels: list[int], missing: str) -> None:
+    with pytest.raises(InputError, match=f"the train split has no {missing} candidate"):
+        draw_epoch(np.array(labels), epoch=0, samples=4, balance=1.0, seed=0)
+
+
+def test_sampler_covers_the_epoch_with_a_smaller_last_batch_and_turns_with_it() -> None:
+    sampler = EpochSampler(LABELS, samples=10, batch_size=4, balance=1.0, seed=5)
+    first = list(sampler)
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert len(sampler) == 3
+    sampler.epoch = 1
+    assert list(chain(*first)) == drawn(0, 10)
+    assert list(chain(*sampler)) == drawn(1, 10)
+
+
+def test_zero_samples_are_as_many_as_there_are() -> None:
+    assert len(EpochSampler(LABELS, samples=0, batch_size=1, balance=0.0, seed=0)) == len(LABELS)

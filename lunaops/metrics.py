@@ -1,0 +1,148 @@
+"""Per-class numbers of a classification: arrays in, numbers out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class RocCurve:
+    """Rates at falling thresholds; all three (n,). The first threshold is infinite: nothing is called nodule."""
+
+    false_positive_rate: NDArray[np.float64]
+    true_positive_rate: NDArray[np.float64]
+    threshold: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionRecallCurve:
+    """Precision and recall at falling thresholds; all three (n,), one point for each distinct score."""
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    threshold: NDArray[np.float64]
+
+
+def classification_metrics(
+    is_nodule: ArrayLike, scores: ArrayLike, losses: ArrayLike, *, threshold: float
+) -> dict[str, float]:
+    """Losses, percentages correct, precision, recall, ranking and counts, by class; always the same keys.
+
+    All three arrays are (n,). A score at or above the threshold is called nodule. What is undefined is NaN: a
+    mean over no candidate, precision where nothing is called nodule, recall and average precision without
+    nodules, ROC AUC without both classes, F1 where there is neither a nodule nor a call. A NaN score (diverged
+    training) is never called nodule and makes ROC AUC and average precision NaN.
+    """
+    label, score = _arrays(is_nodule, scores)
+    loss = np.asarray(losses, dtype=np.float64)
+    if not label.shape == score.shape == loss.shape or label.ndim != 1:
+        raise ValueError(f"wanted three arrays of one length, got {label.shape}, {score.shape}, {loss.shape}")
+    called = score >= threshold
+    hits, num_pos = int((called & label).sum()), int(label.sum())
+    num_neg, false_alarms = len(label) - num_pos, int((called & ~label).sum())
+    correct_neg = num_neg - false_alarms
+    _, *ranked = _counts_at_thresholds(label, score)
+    return {
+        "loss/all": _mean(loss),
+        "loss/neg": _mean(loss[~label]),
+        "loss/pos": _mean(loss[label]),
+        "correct/all": 100 * _ratio(hits + correct_neg, len(label)),
+        "correct/neg": 100 * _ratio(correct_neg, num_neg),
+        "correct/pos": 100 * _ratio(hits, num_pos),
+        "pr/precision": _ratio(hits, hits + false_alarms),
+        "pr/recall": _ratio(hits, num_pos),
+        "pr/f1_score": _ratio(2 * hits, hits + false_alarms + num_pos),
+        "roc_auc": _roc_auc(*ranked),
+        "average_precision": _average_precision(*ranked),
+        "num_neg": float(num_neg),
+        "num_pos": float(num_pos),
+        "num_correct_neg": float(correct_neg),
+        "num_correct_pos": float(hits),
+    }
+
+
+def roc(is_nodule: ArrayLike, scores: ArrayLike) -> RocCurve:
+    """The ROC curve with all its points; empty unless both classes are present and every score is a number."""
+    threshold, hits, false_alarms = _counts_at_thresholds(*_arrays(is_nodule, scores))
+    if len(hits) == 1 or not hits[-1] or not false_alarms[-1]:
+        return RocCurve(*np.empty((3, 0)))
+    return RocCurve(false_alarms / false_alarms[-1], hits / hits[-1], threshold)
+
+
+def precision_recall(is_nodule: ArrayLike, scores: ArrayLike) -> PrecisionRecallCurve:
+    """The precision-recall curve; empty without nodules, or where a score is not a number.
+
+    Scikit-learn's closing point (precision 1, recall 0), where no threshold stands, is left out.
+    """
+    threshold, hits, false_alarms = _counts_at_thresholds(*_arrays(is_nodule, scores))
+    if not hits[-1]:
+        return PrecisionRecallCurve(*np.empty((3, 0)))
+    hits, false_alarms, threshold = hits[1:], false_alarms[1:], threshold[1:]
+    return PrecisionRecallCurve(hits / (hits + false_alarms), hits / hits[-1], threshold)
+
+
+def sensitivity_by_diameter(
+    nodules: pd.DataFrame, predictions: pd.DataFrame, *, threshold: float, bands_mm: Sequence[float]
+) -> pd.DataFrame:
+    """Per band [low, high) of the diameter: how many nodules there are and how many were found.
+
+    `nodules` needs nodule_id and diameter_mm, `predictions` nodule_id and score. A nodule is found if any of its
+    candidates scores at or above the threshold; one without candidates is not found and still counts. One row a
+    band: low_mm, high_mm, nodules, found, sensitivity (NaN in an empty band). A nodule outside all bands is in
+    none.
+    """
+    called = predictions.loc[predictions["score"] >= threshold, "nodule_id"]
+    is_found = nodules["nodule_id"].isin(called).to_numpy()
+    diameter = nodules["diameter_mm"].to_numpy()
+    rows = []
+    for low, high in pairwise(bands_mm):
+        inside = (low <= diameter) & (diameter < high)
+        num_nodules, num_found = int(inside.sum()), int((inside & is_found).sum())
+        rows.append((float(low), float(high), num_nodules, num_found, _ratio(num_found, num_nodules)))
+    return pd.DataFrame(rows, columns=["low_mm", "high_mm", "nodules", "found", "sensitivity"])
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else NAN
+
+
+def _ratio(part: float, whole: int) -> float:
+    return part / whole if whole else NAN
+
+
+def _arrays(is_nodule: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    return np.asarray(is_nodule, dtype=bool), np.asarray(scores, dtype=np.float64)
+
+
+def _counts_at_thresholds(
+    label: NDArray[np.bool_], score: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct scores, falling, after an infinite one, and how many hits and false alarms lie at or above each.
+
+    One sort serves both curves and both areas. With a NaN score nothing is ranked: the infinite one alone.
+    """
+    if np.isnan(score).any():
+        label, score = label[:0], score[:0]
+    order = np.argsort(score)[::-1]
+    ranked = score[order]
+    last_of_ties = np.flatnonzero(np.diff(ranked, append=-np.inf))
+    hits = np.cumsum(label[order])[last_of_ties]
+    threshold = np.concatenate([[np.inf], ranked[last_of_ties]])
+    return threshold, np.concatenate([[0], hits]), np.concatenate([[0], last_of_ties + 1 - hits])
+
+
+def _roc_auc(hits: NDArray[np.int64], false_alarms: NDArray[np.int64]) -> float:
+    """The area under straight lines between the points, so that ties count half."""
+    return _ratio(float(np.trapezoid(hits, false_alarms)), int(hits[-1]) * int(false_alarms[-1]))
+
+
+def _average_precision(hits: NDArray[np.int64], false_alarms: NDArray[np.int64]) -> float:
+    """Precision at each threshold, weighted with the recall gained there (as scikit-learn: no interpolation)."""
+    precision = hits[1:] / (hits[1:] + false_alarms[1:])
+    return _ratio(float((np.diff(hits) * precision).sum()), int(hits[-1]))

@@ -1,0 +1,95 @@
+"""LunaModel, the book's small 3-D network, and its weights on disk."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor, nn
+
+from lunaops.errors import InputError
+
+
+class LunaBlock(nn.Module):
+    """Two 3x3x3 convolutions with ReLU, then max-pooling by 2: half the size along each axis."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(in_channels, channels, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv3d(channels, channels, kernel_size=3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool3d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, I, R, C) to (N, channels, I // 2, R // 2, C // 2)."""
+        x = self.relu(self.conv1(x))
+        # ReLU and max-pooling commute; pooling first leaves the ReLU an eighth of the work.
+        pooled: Tensor = self.relu(self.maxpool(self.conv2(x)))
+        return pooled
+
+
+class LunaModel(nn.Module):
+    """Crops in HU to the logits and probabilities of (non-nodule, nodule).
+
+    The architecture and the attribute names are those of "Deep Learning with PyTorch", part 2, so published
+    weights load with strict=True. Weights start Kaiming-normal (fan_out); biases uniform in ±1 / sqrt(fan_out).
+    """
+
+    def __init__(
+        self,
+        crop_size_irc: tuple[int, int, int] = (32, 48, 48),
+        channels: int = 8,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if min(crop_size_irc) < 16:
+            raise InputError(f"crop.size_irc: four poolings by 2 want at least 16 voxels, got {crop_size_irc}")
+        self.crop_size_irc = crop_size_irc
+        self.channels = channels
+        self.tail_batchnorm = nn.BatchNorm3d(1)
+        self.block1 = LunaBlock(1, channels)
+        self.block2 = LunaBlock(channels, channels * 2)
+        self.block3 = LunaBlock(channels * 2, channels * 4)
+        self.block4 = LunaBlock(channels * 4, channels * 8)
+        self.head_linear = nn.Linear(math.prod(n // 16 for n in crop_size_irc) * channels * 8, 2)
+        self.head_softmax = nn.Softmax(dim=1)
+        for module in self.modules():
+            _initialise(module, generator)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1, I, R, C) HU to logits (N, 2) and probabilities (N, 2)."""
+        x = self.tail_batchnorm(x)
+        x = self.block4(self.block3(self.block2(self.block1(x))))
+        logits = self.head_linear(x.flatten(1))
+        return logits, self.head_softmax(logits)
+
+
+def _initialise(module: nn.Module, generator: Generator | None) -> None:
+    if isinstance(module, nn.Conv3d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, a=0, mode="fan_out", nonlinearity="relu", generator=generator)
+        assert module.bias is not None
+        _, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
+        bound = 1 / math.sqrt(fan_out)
+        nn.init.uniform_(module.bias, -bound, bound, generator)
+
+
+def write_model(model: LunaModel, folder: Path, facts: dict[str, Any]) -> None:
+    """Write weights.safetensors and model.json (architecture and `facts`): the folder alone rebuilds the model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    architecture = {"crop_size_irc": list(model.crop_size_irc), "channels": model.channels}
+    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, folder / "weights.safetensors")
+    (folder / "model.json").write_text(json.dumps({"model": architecture, **facts}, indent=2) + "\n")
+
+
+def read_model(folder: Path) -> LunaModel:
+    """Rebuild the model written to `folder`. Raises InputError where a file is missing or does not fit."""
+    try:
+        architecture = json.loads((folder / "model.json").read_text())["model"]
+        model = LunaModel(tuple(architecture["crop_size_irc"]), architecture["channels"])
+        model.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder}: no usable model: {reason}; train again, or dvc pull") from error
+    return model

@@ -1,0 +1,162 @@
+"""What an evaluation leaves on disk: JSON and CSV for DVC, PNG for people."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lunaops import figures
+from lunaops.errors import InputError
+from lunaops.evaluation import Evaluation
+from lunaops.tables import grid_of
+from lunaops.views import PLANES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pictures = dict[int, dict[str, NDArray[np.int16]]]  # candidate_id -> plane's name -> HU
+
+
+def write_metrics(evaluation: Evaluation, path: Path) -> None:
+    """Write JSON for `dvc metrics`, split -> metric -> number with six decimals, null where undefined."""
+    numbers = {name: None if math.isnan(value) else round(value, 6) for name, value in evaluation.metrics.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({evaluation.params.split: numbers}, indent=1) + "\n", encoding="utf-8")
+
+
+def write_tables(evaluation: Evaluation, folder: Path) -> None:
+    """Write the CSVs that `dvc plots` draws: the curves by their corners, the bands, actual and predicted class."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in _tables(evaluation).items():
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+
+def write_pictures(evaluation: Evaluation, pictures: Pictures, scans: pd.DataFrame, folder: Path) -> None:
+    """Write the PNGs for people: curves, counts and galleries; `pictures` as `read_gallery` gives them."""
+    for name, figure in _charts(evaluation):
+        figures.write_figure(figure, folder / f"{name}.png")
+    for name, figure in gallery_figures(evaluation, pictures, scans):
+        figures.write_figure(figure, folder / f"{name}.png")
+
+
+def gallery_figures(evaluation: Evaluation, pictures: Pictures, scans: pd.DataFrame) -> Iterator[tuple[str, "Figure"]]:
+    """False positives, false negatives and true positives at the threshold, the most telling first.
+
+    Only candidates whose pictures predict kept, of a nodule only one, at most `evaluate.gallery` of each kind; the
+    title says of how many.
+    """
+    grids = {row["series_uid"]: grid_of(row) for row in scans.to_dict("records")}
+
+    def crop_of(row: Any) -> figures.GalleryCrop:
+        return figures.GalleryCrop(pictures[row.candidate_id], grids[row.series_uid], _caption(row))
+
+    for name, (said, rows) in _kinds(evaluation.predictions, evaluation.params.threshold).items():
+        shown = rows[rows["candidate_id"].isin(list(pictures))].head(evaluation.params.gallery)
+        crops = [crop_of(row) for row in shown.itertuples()]
+        yield name, figures.gallery_figure(crops, title=f"{said}: {len(crops)} of {len(rows)}")
+
+
+def read_gallery(path: Path) -> Pictures:
+    """Read the crops' central planes that predict wrote. Raises InputError if they are not there or not whole."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run the predict stage, or `dvc pull` it")
+    with np.load(path) as arrays:
+        missing = sorted({"candidate_id", *PLANES} - set(arrays.files))
+        if missing:
+            raise InputError(f"{path}: lacks {', '.join(missing)}; run the predict stage again")
+        ids, planes = arrays["candidate_id"].tolist(), {plane: arrays[plane] for plane in PLANES}
+    return {
+        candidate_id: {plane: images[row] for plane, images in planes.items()} for row, candidate_id in enumerate(ids)
+    }
+
+
+def _tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
+    curve, pr, result = evaluation.roc, evaluation.precision_recall, evaluation.froc
+    names = np.array(["other", "nodule"])
+    called = evaluation.predictions["score"] >= evaluation.params.threshold
+    bands = evaluation.bands
+    return {
+        "roc": _curve_table(
+            false_positive_rate=curve.false_positive_rate,
+            true_positive_rate=curve.true_positive_rate,
+            threshold=curve.threshold,
+        ),
+        "precision_recall": _curve_table(recall=pr.recall, precision=pr.precision, threshold=pr.threshold),
+        "froc": _curve_table(
+            fps_per_scan=result.fps_per_scan, sensitivity=result.sensitivity, threshold=result.threshold
+        ),
+        "diameter_bands": bands.assign(band=[f"{b.low_mm:g} to {b.high_mm:g} mm" for b in bands.itertuples()]),
+        "confusion": pd.DataFrame(
+            {
+                "actual": names[evaluation.predictions["is_nodule"].to_numpy(dtype=int)],
+                "predicted": names[called.to_numpy(dtype=int)],
+            }
+        ),
+    }
+
+
+def _curve_table(threshold: NDArray[np.float64], **xy: NDArray[np.float64]) -> pd.DataFrame:
+    """The curve's points, without those on a straight line between their neighbours; no threshold where infinite."""
+    x, y = (np.diff(values) for values in xy.values())
+    is_corner = np.abs(x[:-1] * y[1:] - x[1:] * y[:-1]) > 1e-12
+    keep = np.concatenate([[True], is_corner, [True]]) if len(threshold) > 2 else np.ones(len(threshold), dtype=bool)
+    return pd.DataFrame({**xy, "threshold": threshold}).replace(np.inf, np.nan)[keep]
+
+
+def _charts(evaluation: Evaluation) -> Iterator[tuple[str, "Figure"]]:
+    numbers, threshold = evaluation.metrics, evaluation.params.threshold
+    label, score = evaluation.predictions["is_nodule"], evaluation.predictions["score"]
+    yield "roc", figures.roc_figure(evaluation.roc, roc_auc=numbers["roc_auc"])
+    yield (
+        "precision_recall",
+        figures.precision_recall_figure(
+            evaluation.precision_recall,
+            average_precision=numbers["average_precision"],
+            prevalence=float(label.mean()),
+        ),
+    )
+    yield "froc", figures.froc_figure(evaluation.froc)
+    yield "diameter_bands", figures.bands_figure(evaluation.bands, threshold=threshold)
+    yield "confusion", figures.confusion_figure(numbers, threshold=threshold)
+    yield "scores", figures.histogram_figure(label, score, threshold=threshold)
+
+
+def _kinds(predictions: pd.DataFrame, threshold: float) -> dict[str, tuple[str, pd.DataFrame]]:
+    """For each gallery its title and its candidates, the most telling first."""
+    ranked = predictions.sort_values(["score", "candidate_id"], ascending=[False, True])
+    is_nodule, is_called = ranked["is_nodule"], ranked["score"] >= threshold
+    found = set(ranked["nodule_id"][is_called]) - {-1}
+    is_missed = is_nodule & ~is_called & ~ranked["nodule_id"].isin(found)
+    return {
+        "false_positives": (
+            f"Others scored at least {threshold:g}, highest first",
+            ranked[is_called & ~is_nodule],
+        ),
+        "false_negatives": (
+            f"Nodules with no score from {threshold:g} on, lowest first",
+            _one_a_nodule(ranked[is_missed][::-1]),
+        ),
+        "true_positives": (
+            f"Nodules scored at least {threshold:g}, highest first",
+            _one_a_nodule(ranked[is_called & is_nodule]),
+        ),
+    }
+
+
+def _one_a_nodule(ranked: pd.DataFrame) -> pd.DataFrame:
+    """Each nodule's first candidate, and those that are matched to no annotated nodule."""
+    return ranked[~ranked["nodule_id"].duplicated() | (ranked["nodule_id"] < 0)]
+
+
+def _caption(candidate: Any) -> str:
+    size = f"{candidate.diameter_mm:.1f} mm" if candidate.diameter_mm > 0 else "diameter unknown"
+    about = f"{size}, score {candidate.score:.3f}" if candidate.is_nodule else f"score {candidate.score:.3f}"
+    return (
+        f"…{candidate.series_uid[-12:]}, candidate {candidate.candidate_id}, {about}\n"
+        f"x {candidate.x:.1f}, y {candidate.y:.1f}, z {candidate.z:.1f} mm"
+    )

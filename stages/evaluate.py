@@ -1,0 +1,53 @@
+"""Stage evaluate: numbers, curves and pictures of one split, from its predictions."""
+
+import logging
+from pathlib import Path
+
+from lunaops.command import run
+from lunaops.evaluation import evaluate, headline, tracked_metrics
+from lunaops.params import read_params
+from lunaops.provenance import content_digest
+from lunaops.report import read_gallery, write_metrics, write_pictures, write_tables
+from lunaops.tables import read_table
+from lunaops.tracking import read_link, start_run
+
+
+def main(
+    predictions: Path,
+    gallery: Path,
+    nodules: Path,
+    excluded: Path,
+    scans: Path,
+    training_run: Path,
+    metrics: Path,
+    plots: Path,
+    params_file: Path = Path("params.yaml"),
+) -> None:
+    """Evaluate PREDICTIONS by LUNA16's rules: write METRICS (JSON) and the folder PLOTS (CSV, PNG), log both to MLflow.
+
+    Needs neither a GPU nor a scan: GALLERY holds the pictures. TRAINING_RUN names the run that it belongs to.
+    """
+    params = read_params(params_file)
+    inputs = {"predictions": predictions, "nodules": nodules, "excluded": excluded, "scans": scans}
+    tables = {name: read_table(path) for name, path in inputs.items()}
+    pictures, parent = read_gallery(gallery), read_link(training_run)
+    evaluation = evaluate(**tables, params=params.evaluate)
+    write_metrics(evaluation, metrics)
+    write_tables(evaluation, plots)
+    write_pictures(evaluation, pictures, tables["scans"], plots)
+    with start_run(kind="evaluate", params=params.flattened(), inputs=inputs, parent=parent) as tracker:
+        tracker.log_dataset(
+            evaluation.predictions,
+            name=f"predictions {params.evaluate.split}",
+            context="validation" if params.evaluate.split == "val" else "test",
+            digest=content_digest(predictions),
+            source=predictions,
+        )
+        tracker.log_metrics(tracked_metrics(evaluation), step=0)
+        tracker.log_artifact(metrics)
+        tracker.log_artifacts(plots, "plots")
+    logging.getLogger(__name__).info("%s", headline(evaluation))
+
+
+if __name__ == "__main__":
+    run(main)

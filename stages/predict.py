@@ -1,0 +1,42 @@
+"""Stage predict: score every candidate of the evaluated splits."""
+
+from pathlib import Path
+
+from lunaops.command import run
+from lunaops.crops import CropReader, cache_folder, read_manifest
+from lunaops.dataset import CropDataset
+from lunaops.device import choose_device
+from lunaops.model import read_model
+from lunaops.params import read_params
+from lunaops.prediction import choose_gallery, predict_candidates, write_gallery
+from lunaops.tables import read_table, write_table
+
+
+def main(
+    models: Path,
+    candidates: Path,
+    manifest: Path,
+    raw: Path,
+    predictions: Path,
+    gallery: Path,
+    params_file: Path = Path("params.yaml"),
+) -> None:
+    """Score the candidates with one of the MODELS, and keep the pictures that evaluate shows.
+
+    RAW is read only where the crop cache lacks a scan.
+    """
+    params = read_params(params_file)
+    table = read_table(candidates)
+    crops = CropReader(read_manifest(manifest), table, raw, cache_folder())
+    scores = predict_candidates(
+        read_model(models / params.predict.model),
+        CropDataset(table, crops, splits=params.predict.splits),
+        batch_size=params.predict.batch_size,
+        device=choose_device(params.predict.device),
+    )
+    write_table(scores, predictions)
+    write_gallery(choose_gallery(scores, params.predict.gallery), table, crops, gallery)
+
+
+if __name__ == "__main__":
+    run(main)

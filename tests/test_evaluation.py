@@ -1,0 +1,241 @@
+import json
+import logging
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lunaops.errors import InputError
+from lunaops.evaluation import evaluate, headline, tracked_metrics
+from lunaops.params import EvaluateParams
+from lunaops.report import gallery_figures, read_gallery, write_metrics, write_pictures, write_tables
+
+PARAMS = {
+    "split": "test",
+    "threshold": 0.5,
+    "fps_per_scan": (0.125, 0.25, 1.0),
+    "max_marks_per_scan": None,
+    "unknown_diameter_mm": 10.0,
+    "diameter_bands_mm": (0.0, 6.0, 100.0),
+    "gallery": 4,
+}
+EYE = "[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]"
+
+# Four test scans, one without anything. Nodule 0 is found twice, 1 missed, 2 has no candidate, 3 is of another split.
+NODULES = [(0, "a", 0.0, 5.0), (1, "b", 0.0, 8.0), (2, "c", 0.0, 8.0), (3, "x", 0.0, 8.0)]
+PREDICTIONS = [
+    (10, "a", "test", 0.0, True, 0, 5.0, 0.9),
+    (11, "a", "test", 1.0, True, 0, 5.0, 0.7),
+    (12, "b", "test", 1.0, True, 1, 8.0, 0.2),
+    (13, "b", "test", 90.0, False, -1, 0.0, 0.8),
+    (14, "c", "test", 90.0, False, -1, 0.0, 0.1),
+    (15, "c", "test", 60.0, False, -1, 0.0, 0.6),
+    (16, "x", "val", 0.0, True, 3, 8.0, 0.4),
+]
+EXCLUDED = [("c", 61.0, -1.0)]
+
+
+def scans(**splits):
+    columns = ["series_uid", "subset", "path", "shape", "spacing", "origin", "direction", "split"]
+    rows = [
+        (uid, "subset0", f"{uid}.mhd", "[30, 64, 64]", "[0.7, 0.7, 1.25]", "[0.0, 0.0, 0.0]", EYE, split)
+        for uid, split in splits.items()
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def tables():
+    nodules = pd.DataFrame(NODULES, columns=["nodule_id", "series_uid", "x", "diameter_mm"]).assign(y=0.0, z=0.0)
+    columns = ["candidate_id", "series_uid", "split", "x", "is_nodule", "nodule_id", "diameter_mm", "score"]
+    predictions = pd.DataFrame(PREDICTIONS, columns=columns).assign(y=0.0, z=0.0, loss=1.0)
+    excluded = pd.DataFrame(EXCLUDED, columns=["series_uid", "x", "diameter_mm"]).assign(y=0.0, z=0.0)
+    return {
+        "predictions": predictions,
+        "nodules": nodules,
+        "excluded": excluded,
+        "scans": scans(a="test", b="test", c="test", d="test", x="val"),
+    }
+
+
+def evaluated(changes=None, **params):
+    return evaluate(**{**tables(), **(changes or {})}, params=EvaluateParams(**{**PARAMS, **params}))
+
+
+def gallery(path, ids):
+    np.savez(
+        path,
+        candidate_id=np.array(ids, dtype=np.int64),
+        transverse=np.zeros((len(ids), 48, 48), dtype=np.int16),
+        coronal=np.zeros((len(ids), 32, 48), dtype=np.int16),
+        sagittal=np.zeros((len(ids), 32, 48), dtype=np.int16),
+    )
+
+
+def test_every_nodule_and_every_scan_of_the_split_is_in_the_denominators():
+    metrics = evaluated().metrics
+    # One false positive of 0.8 in four scans: nodule 0 is found before it, nodule 1 after, nodule 2 never.
+    assert metrics["num_scans"] == 4 and metrics["froc/nodules"] == 3
+    assert metrics["sensitivity_at/0.125"] == pytest.approx(1 / 3)
+    assert metrics["sensitivity_at/0.25"] == metrics["sensitivity_at/1"] == pytest.approx(2 / 3)
+    assert metrics["cpm"] == pytest.approx((1 + 2 + 2) / 9)
+    assert metrics["froc/ignored_excluded"] == 1 and metrics["froc/ignored_double"] == 1
+
+
+def test_only_the_split_is_evaluated_and_its_classes_counted():
+    metrics = evaluated().metrics
+    assert (metrics["num_pos"], metrics["num_neg"]) == (3, 3)
+    assert (metrics["num_correct_pos"], metrics["num_correct_neg"]) == (2, 1)
+    assert evaluated(split="val").metrics["num_pos"] == 1
+
+
+def test_a_candidate_of_another_split_in_the_same_scan_is_no_mark():
+    frames = tables()
+    leaked = frames["predictions"].assign(split=["test"] * 4 + ["val"] * 3)
+    assert evaluated({"predictions": leaked}).metrics["froc/candidates"] == 4
+
+
+def test_bands_count_nodules_not_candidates():
+    assert evaluated().bands[["nodules", "found"]].to_numpy().tolist() == [[1, 1], [2, 0]]
+
+
+def test_the_parameters_reach_their_rules():
+    assert evaluated(max_marks_per_scan=1).metrics["froc/candidates"] == 3
+    assert evaluated(unknown_diameter_mm=1.0).metrics["froc/ignored_excluded"] == 0
+    assert evaluated(threshold=0.1).metrics["pr/recall"] == 1.0
+
+
+def test_a_split_without_nodules_is_undefined_and_said_once(caplog):
+    frames = tables()
+    changes = {"nodules": frames["nodules"][:0], "predictions": frames["predictions"].assign(is_nodule=False)}
+    with caplog.at_level(logging.WARNING):
+        metrics = evaluated(changes).metrics
+    assert math.isnan(metrics["cpm"]) and math.isnan(metrics["average_precision"])
+    assert len(caplog.records) == 1
+    assert "test: 0 nodules, 0 candidates of nodules and 6 others" in caplog.text and "cpm" in caplog.text
+
+
+def test_a_defined_evaluation_warns_of_nothing(caplog):
+    evaluated()
+    assert not caplog.records
+
+
+def test_a_split_without_predictions_names_what_to_change():
+    with pytest.raises(InputError, match=r"no scored candidate is in the split 'val', only in test: .*predict.splits"):
+        evaluated({"predictions": tables()["predictions"][:6]}, split="val")
+
+
+def test_a_split_without_scans_names_what_to_change():
+    with pytest.raises(InputError, match=r"no scan is in the split 'train', only in test, val: .*split.test"):
+        evaluated(split="train")
+
+
+def test_predictions_of_another_run_are_refused():
+    with pytest.raises(
+        InputError, match=r"name 1 series .* the first c: run the predict stage again .*candidate_stride"
+    ):
+        evaluated({"scans": scans(a="test", b="test", c="val")})
+
+
+def test_the_headline_says_cpm_and_counts():
+    line = headline(evaluated())
+    assert line.startswith("test: CPM 0.556 (sensitivity 0.333 at 0.125, 0.667 at 0.25, 0.667 at 1 false positives")
+    assert "2 of 3 nodules marked in 4 scans" in line
+
+
+def test_metrics_go_to_mlflow_below_their_split():
+    assert tracked_metrics(evaluated())["test/sensitivity_at/0.25"] == pytest.approx(2 / 3)
+
+
+def test_the_metrics_file_holds_rounded_numbers_and_null(tmp_path):
+    write_metrics(evaluated({"nodules": tables()["nodules"][:0]}), tmp_path / "reports" / "metrics.json")
+    text = (tmp_path / "reports" / "metrics.json").read_text()
+    numbers = json.loads(text, parse_constant=pytest.fail)["test"]
+    assert numbers["cpm"] is None and numbers["correct/pos"] == 66.666667
+    assert list(numbers)[:2] == ["cpm", "sensitivity_at/0.125"]
+
+
+def test_the_tables_hold_what_dvc_plots(tmp_path):
+    write_tables(evaluated(), tmp_path)
+    froc = pd.read_csv(tmp_path / "froc.csv")
+    assert froc.columns.tolist() == ["fps_per_scan", "sensitivity", "threshold"]
+    np.testing.assert_allclose(
+        froc,
+        [[0, 0, np.nan], [0, 1 / 3, 0.9], [0.25, 1 / 3, 0.8], [0.25, 2 / 3, 0.2], [0.5, 2 / 3, 0.1]],
+        rtol=1e-5,
+    )
+    confusion = pd.read_csv(tmp_path / "confusion.csv")
+    assert confusion.value_counts().to_dict() == {
+        ("nodule", "nodule"): 2,
+        ("nodule", "other"): 1,
+        ("other", "nodule"): 2,
+        ("other", "other"): 1,
+    }
+    assert pd.read_csv(tmp_path / "diameter_bands.csv")["band"].tolist() == ["0 to 6 mm", "6 to 100 mm"]
+    assert pd.read_csv(tmp_path / "roc.csv").columns.tolist() == [
+        "false_positive_rate",
+        "true_positive_rate",
+        "threshold",
+    ]
+    assert pd.read_csv(tmp_path / "precision_recall.csv").columns.tolist() == ["recall", "precision", "threshold"]
+
+
+def test_points_on_a_straight_line_are_left_out_of_the_curves(tmp_path):
+    frames = tables()
+    extra = pd.concat([frames["predictions"].iloc[[4]]] * 50).assign(score=np.linspace(0.001, 0.09, 50))
+    write_tables(evaluated({"predictions": pd.concat([frames["predictions"], extra])}), tmp_path)
+    assert len(pd.read_csv(tmp_path / "froc.csv")) == 5
+    assert pd.read_csv(tmp_path / "froc.csv")["fps_per_scan"].max() == 52 / 4
+
+
+def test_the_pictures_are_written_also_where_a_gallery_lacks_crops(tmp_path):
+    gallery(tmp_path / "gallery.npz", [10, 12, 13, 16])
+    write_pictures(evaluated(), read_gallery(tmp_path / "gallery.npz"), tables()["scans"], tmp_path / "plots")
+    names = {path.stem for path in (tmp_path / "plots").glob("*.png")}
+    assert names == {
+        *("roc", "precision_recall", "froc", "diameter_bands", "confusion", "scores"),
+        *("false_positives", "false_negatives", "true_positives"),
+    }
+    for path in (tmp_path / "plots").glob("*.png"):
+        assert min(Image.open(path).size) > 200
+
+
+def captions(evaluation, ids, tmp_path):
+    """What the galleries show: title -> captions."""
+    gallery(tmp_path / "gallery.npz", ids)
+    drawn = gallery_figures(evaluation, read_gallery(tmp_path / "gallery.npz"), tables()["scans"])
+    return {
+        figure.get_suptitle(): [cell.get_supxlabel() for cell in figure.subfigs if cell.axes] for _, figure in drawn
+    }
+
+
+def test_the_galleries_show_the_worst_first_and_a_nodule_once(tmp_path):
+    seen = captions(evaluated(), range(10, 17), tmp_path)
+    assert list(seen) == [
+        "Others scored at least 0.5, highest first: 2 of 2",
+        "Nodules with no score from 0.5 on, lowest first: 1 of 1",
+        "Nodules scored at least 0.5, highest first: 1 of 1",
+    ]
+    others, missed, found = seen.values()
+    assert [caption.split(", ")[1] for caption in others] == ["candidate 13", "candidate 15"]
+    assert missed == ["…b, candidate 12, 8.0 mm, score 0.200\nx 1.0, y 0.0, z 0.0 mm"]
+    assert found[0].startswith("…a, candidate 10, 5.0 mm, score 0.900")
+
+
+def test_the_lowest_of_the_missed_come_first(tmp_path):
+    missed = list(captions(evaluated(threshold=0.95), range(10, 17), tmp_path).values())[1]
+    assert [caption.split(", ")[1] for caption in missed] == ["candidate 12", "candidate 11"]
+
+
+def test_a_gallery_says_how_many_it_leaves_out(tmp_path):
+    seen = captions(evaluated(gallery=1), range(10, 17), tmp_path)
+    assert next(iter(seen)).endswith("1 of 2")
+
+
+def test_a_gallery_that_is_missing_or_not_whole_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"gallery.npz: no such file; run the predict stage"):
+        read_gallery(tmp_path / "gallery.npz")
+    np.savez(tmp_path / "gallery.npz", candidate_id=np.zeros(0), transverse=np.zeros(0))
+    with pytest.raises(InputError, match=r"lacks coronal, sagittal"):
+        read_gallery(tmp_path / "gallery.npz")

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from conftest import ROOT, write_scan
+from typer.testing import CliRunner
+
+from lunaops.__main__ import app
+from lunaops.errors import InputError
+from stages import merge_annotations
+
+CANDIDATES = "1.5,8,8,8,1\n1.5,2,2,2,0\n2.5,3,3,3,0\n3.5,3,3,3,0\n"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    raw = tmp_path / "raw"
+    (raw / "labels").mkdir(parents=True)
+    (raw / "labels" / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n1.5,8,8,8,6\n")
+    (raw / "labels" / "candidates.csv").write_text("seriesuid,coordX,coordY,coordZ,class\n" + CANDIDATES)
+    for series, subset in (("1.5", "subset0"), ("2.5", "subset3"), ("3.5", "subset4")):
+        write_scan(raw / subset / f"{series}.mhd", np.full((16, 16, 16), -800))
+    merge_annotations.main(
+        raw=raw,
+        scans=tmp_path / "scans.csv",
+        nodules=tmp_path / "nodules.parquet",
+        excluded=tmp_path / "excluded.parquet",
+        candidates=tmp_path / "candidates.parquet",
+        report=tmp_path / "data.json",
+        params_file=ROOT / "params.yaml",
+    )
+    return tmp_path
+
+
+def call(*arguments: str) -> str:
+    return CliRunner().invoke(app, arguments, catch_exceptions=False).output
+
+
+def test_summary_counts_splits_and_classes_and_lists_positives_by_size(data: Path) -> None:
+    lines = [line.split() for line in call("summary", "--data", str(data)).splitlines()]
+    assert ["train", "1", "1", "1"] in lines
+    assert ["all", "3", "1", "3"] in lines
+    assert ["0", "6.0", "mm", "1.5"] in lines
+
+
+def test_show_writes_a_picture_of_the_candidate(data: Path) -> None:
+    assert call("show", "1.5", "--candidate", "0", "--out", str(data / "a.png"), "--data", str(data)).strip()
+    assert matplotlib.image.imread(data / "a.png").shape[0] > 500
+
+
+def test_a_scan_may_be_named_by_the_end_of_its_id_if_that_is_one(data: Path) -> None:
+    call("show", "2.5", "--out", str(data / "b.png"), "--data", str(data))
+    assert (data / "b.png").exists()
+    with pytest.raises(InputError, match=r"series \.5: 3 scans? on disk ends? so: 1\.5, 2\.5, 3\.5"):
+        call("show", ".5", "--data", str(data))
+
+
+def test_metrics_are_printed_a_line_each(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"test": {"cpm": 0.75, "pr/precision": null}}')
+    lines = [line.split() for line in call("metrics", "--reports", str(tmp_path)).splitlines()]
+    assert lines == [["test", "cpm", "0.75"], ["test", "pr/precision", "undefined"]]
+
+
+def test_an_unknown_scan_or_candidate_is_named(data: Path) -> None:
+    with pytest.raises(InputError, match="series 9: no scan on disk ends so"):
+        call("show", "9", "--data", str(data))
+    with pytest.raises(InputError, match=r"--candidate 77 is not one of scan 1\.5; its first are 0, 3"):
+        call("show", "1.5", "--candidate", "77", "--data", str(data))

@@ -31,6 +31,7 @@ _NOT_IN_THE_NAME = {  # sections whose changes cannot have changed the result of
     "evaluate": ("fetch", "phantom", "merge", "split", "crop", "model", "train", "augment"),
 }
 _NAMED_CHANGES = 3
+_DVC_COPIES = (".dvc", "tmp", "exps")  # below the project: where `dvc exp run --temp` and --queue run, and then delete
 _OF_A_MACHINE = ("fetch.directory", "fetch.labels_directory")  # a path says nothing to whoever compares
 
 
@@ -140,14 +141,20 @@ def start_run(
     MLflow is where MLFLOW_TRACKING_URI says (default sqlite:///mlflow.db here; 'off': nowhere), in the experiment
     MLFLOW_EXPERIMENT_NAME (default lunaops). If it fails, one line says so and the stage goes on without it.
     `params` are flat. `inputs` are hashed as DVC does. `parent` is the run that trained what is evaluated.
-    `tensorboard` is the folder of TensorBoard's runs; None: no TensorBoard.
+    `tensorboard` is the folder of TensorBoard's runs; None: no TensorBoard. In the copy of the project that
+    `dvc exp run --temp` makes, both are those of the project itself.
     """
+    folder = _kept_folder()
     name = name or _run_name(kind, params, parent)
     all_tags = _provenance_tags(kind, inputs) | dict(tags or {})
     mlflow_run = MlflowRun(
-        name=name, params=params, tags=all_tags, parent=(parent.run_id, parent.model_id) if parent else (None, None)
+        name=name,
+        folder=folder,
+        params=params,
+        tags=all_tags,
+        parent=(parent.run_id, parent.model_id) if parent else (None, None),
     )
-    boards = Boards(tensorboard)
+    boards = Boards(tensorboard and folder / tensorboard)
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:
         yield Tracker(name, mlflow_run, boards)
@@ -173,6 +180,15 @@ def read_link(path: Path) -> RunLink:
         return RunLink(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: not a link to a training run ({error}); run the train stage again") from error
+
+
+def _kept_folder() -> Path:
+    """The working directory, or the project that DVC copied into it for an experiment."""
+    here = Path.cwd().parts
+    for depth in range(len(here)):
+        if here[depth : depth + len(_DVC_COPIES)] == _DVC_COPIES:
+            return Path(*here[:depth])
+    return Path()
 
 
 def _run_name(kind: Kind, params: Mapping[str, Any], parent: RunLink | None) -> str:

@@ -26,7 +26,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_URI = "sqlite:///mlflow.db"
 _DEFAULT_EXPERIMENT = "lunaops"
 _ENVIRONMENT = {  # MLflow's own defaults wait minutes for a server that hangs, and report usage to its makers
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -43,6 +42,7 @@ _CONTEXT_OF_SPLIT = {"train": "training", "val": "validation", "test": "test"}
 class MlflowRun:
     """A run in MLflow. Its first failure is said in one line; from then on every method does nothing.
 
+    Where MLFLOW_TRACKING_URI names no store, mlflow.db and mlruns/ in `folder` are it.
     `parent` is the training run's (run_id, model_id). A store that knows them makes this run that run's child and its
     metrics that model's; in another store the id is kept in the tag lunaops.train_run_id.
     """
@@ -51,13 +51,16 @@ class MlflowRun:
         self,
         *,
         name: str,
+        folder: Path,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         parent: tuple[str | None, str | None] = (None, None),
     ) -> None:
         self._run_id = ""
         self.model_id: str | None = None
-        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI
+        own_uri = os.environ.get("MLFLOW_TRACKING_URI")
+        self._uri = own_uri or f"sqlite:///{folder / 'mlflow.db'}"
+        self._artifacts = None if own_uri or folder == Path() else str(folder / "mlruns")  # None: MLflow chooses
         self._is_off = self._uri == "off"
         self._source_tags = {key: value for key, value in tags.items() if key.startswith("mlflow.source.")}
         self._params = {key: _param_text(value) for key, value in params.items()}
@@ -141,7 +144,7 @@ class MlflowRun:
 
         self._client: MlflowClient = MlflowClient(self._uri)
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _DEFAULT_EXPERIMENT
-        self._experiment_id = _experiment_id(self._client, experiment)
+        self._experiment_id = _experiment_id(self._client, experiment, self._artifacts)
         is_child = train_run_id is not None and _knows_run(self._client, train_run_id)
         if train_run_id is not None:
             tags["mlflow.parentRunId" if is_child else "lunaops.train_run_id"] = train_run_id
@@ -210,17 +213,17 @@ class MlflowRun:
         self.model_id = model_id
 
 
-def _experiment_id(client: "MlflowClient", name: str) -> str:
+def _experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, tags=_EXPERIMENT_TAGS))
+            return str(client.create_experiment(name, artifacts, _EXPERIMENT_TAGS))
         except MlflowException as error:  # another run was quicker
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            return _experiment_id(client, name)
+            return _experiment_id(client, name, artifacts)
     return str(found.experiment_id)
 
 

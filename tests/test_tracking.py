@@ -232,6 +232,22 @@ def test_the_store_is_a_file_here_by_default(
     assert list(tmp_path.glob(f"mlruns/*/{tracker.run_id}/artifacts/any/mlflow.db"))
 
 
+def test_runs_in_a_copy_that_dvc_deletes_are_kept_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of_project = tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc"
+    copy_of_project.mkdir(parents=True)
+    monkeypatch.chdir(copy_of_project)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (copy_of_project / "any.txt").write_text("any")
+    with start(tensorboard=Path("runs")) as tracker:
+        tracker.log_metrics({"train/loss/all": 0.5}, step=800)
+        tracker.log_artifact(copy_of_project / "any.txt")
+    assert [path.name for path in copy_of_project.iterdir()] == ["any.txt"]
+    assert list(tmp_path.glob("runs/*-trn_cls/events*"))
+    assert list(tmp_path.glob(f"mlruns/**/{tracker.run_id}/artifacts/any.txt"))
+
+
 # Names
 
 

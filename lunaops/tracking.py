@@ -120,10 +120,6 @@ class Tracker:
         defined = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
         return self._mlflow.log_model(model, example_hu, name=name, metrics=defined, step=step)
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Add tags to the run."""
-        self._mlflow.set_tags(tags)
-
 
 @contextmanager
 def start_run(

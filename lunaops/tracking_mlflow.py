@@ -110,12 +110,6 @@ class MlflowRun:
         self._log_metrics(metrics, step, model_id)
         return self.model_id
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Add tags."""
-        from mlflow.entities import RunTag
-
-        self._attempt(lambda: self._client.log_batch(self._run_id, tags=[RunTag(*tag) for tag in tags.items()]))
-
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """End the run."""
         self._attempt(lambda: self._client.set_terminated(self._run_id, status))

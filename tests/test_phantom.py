@@ -118,6 +118,14 @@ def test_every_ordered_nodule_is_placed(plans: list[ScanPlan]) -> None:
         assert sorted(nodule.diameter_mm for nodule in plan.nodules) == sorted(plan.order.diameters_mm)
 
 
+def test_nodules_of_one_size_are_as_many_as_ordered() -> None:
+    one_size = DEFAULTS.model_copy(update={"diameter_deciles_mm": (5.0, 5.0)})
+    order = max(plan_orders(one_size), key=lambda order: len(order.diameters_mm))
+    plan = plan_scan(order, one_size)
+    assert len(plan.nodules) == len(order.diameters_mm) > 1
+    assert plan.is_nodule.sum() == sum(order.marks_per_nodule)
+
+
 def test_every_mark_on_a_nodule_is_within_half_its_radius_and_no_other_touches_one(plans: list[ScanPlan]) -> None:
     for plan in filter(lambda plan: plan.nodules, plans):
         centres = np.array([nodule.centre_xyz for nodule in plan.nodules])

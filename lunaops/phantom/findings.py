@@ -124,16 +124,17 @@ def place_nodules(
     diameters_mm: Sequence[float],
     attached_share: float,
     subtle_share: float,
-) -> dict[float, Lesion]:
-    """A nodule for each diameter, the largest first: free in the lung, on the pleura or on a vessel."""
+) -> dict[int, Lesion]:
+    """Nodules by their place in `diameters_mm`, the largest first: free in the lung, on the pleura or on a vessel."""
     nodules = {}
-    for diameter in sorted(diameters_mm, reverse=True):
+    for number in sorted(range(len(diameters_mm)), key=lambda number: -diameters_mm[number]):
+        diameter = diameters_mm[number]
         half = attached_share / 2
         wanted = rng.choice(["pleura", "vessel", "free"], p=[half, half, 1 - attached_share])
         for where in (wanted, "free", "pleura"):
             spot = placing.take(_nodule_spots(rng, patient, diameter / 2, where), diameter / 2)
             if spot is not None:
-                nodules[diameter] = lesions.draw_nodule(rng, spot, diameter, subtle_share)
+                nodules[number] = lesions.draw_nodule(rng, spot, diameter, subtle_share)
                 break
     return nodules
 

@@ -170,13 +170,13 @@ def _marks(
     rng: np.random.Generator,
     order: Order,
     patient: Patient,
-    nodules: dict[float, Lesion],
+    nodules: dict[int, Lesion],
     others: Sequence[Lesion],
     window: Window,
     number: int,
 ) -> tuple[Array, Array]:
-    wanted = dict(zip(order.diameters_mm, order.marks_per_nodule, strict=True))
-    on_nodules = mark_nodules(rng, list(nodules.values()), [wanted[diameter] for diameter in nodules])
+    wanted = [order.marks_per_nodule[number] for number in nodules]
+    on_nodules = mark_nodules(rng, list(nodules.values()), wanted)
     left = max(number - len(on_nodules), 0)
     return on_nodules, mark_others(rng, patient, others, list(nodules.values()), window, left)
 

@@ -25,6 +25,9 @@ Subset = Annotated[str, Field(pattern=r"^subset[0-9]$")]
 Split = Literal["train", "val", "test"]
 Hu = Annotated[int, Field(ge=-32768, le=32767)]
 CropSide = Annotated[int, Field(ge=16)]  # the network halves it four times
+PixelSpacing = Annotated[float, Field(ge=0.3, le=2)]  # mm; these three: what fits the phantom
+SliceSpacing = Annotated[float, Field(ge=0.5, le=10)]  # mm
+NoduleDiameter = Annotated[float, Field(ge=1, le=40)]  # mm
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -62,15 +65,15 @@ class PhantomParams(_Section):
     seed: NonNegativeInt
     subsets: Annotated[int, Field(ge=1, le=10)]
     scans_per_subset: PositiveInt
-    max_megavoxels: PositiveFloat
-    spacing_mm: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)]
-    slices_mm: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
+    max_megavoxels: Annotated[float, Field(ge=0.5)]
+    spacing_mm: Annotated[tuple[PixelSpacing, PixelSpacing], Field(strict=False)]
+    slices_mm: Annotated[tuple[SliceSpacing, ...], Field(strict=False, min_length=1)]
     noise_hu: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Field(strict=False)]
     blur_mm: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)]
     share_flipped: Probability
     share_without_nodules: Probability
     nodules_per_scan: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
-    diameter_deciles_mm: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=2)]
+    diameter_deciles_mm: Annotated[tuple[NoduleDiameter, ...], Field(strict=False, min_length=2)]
     subtle_share: Probability
     attached_share: Probability
     marks_per_nodule: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]

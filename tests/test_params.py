@@ -46,6 +46,8 @@ def test_the_projects_own_params_are_right() -> None:
         ("fetch", "parts", ["labels", "subset0", "subset0"], "fetch.parts names a part twice"),
         ("split", "test", ["subset3"], "split.val and test both name subset3"),
         ("crop", "size_irc", [32, 48], "crop.size_irc.2: missing parameter|crop.size_irc"),
+        ("phantom", "slices_mm", [500.0], "phantom.slices_mm.0: Input should be less than or equal to 10"),
+        ("phantom", "diameter_deciles_mm", [3.0, 90.0], "phantom.diameter_deciles_mm.1: .*got 90.0"),
         ("crop", "hu_range", [1000, -1000], "crop.hu_range must rise"),
         ("crop", "pad_hu", -2000, "crop.pad_hu -2000 lies outside"),
         ("evaluate", "threshold", 1.5, "evaluate.threshold: .*got 1.5"),

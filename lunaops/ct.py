@@ -1,6 +1,5 @@
 """One scan: Hounsfield units and the grid that they lie on; crops are cut out of it."""
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +27,15 @@ class Ct:
 def read_grid(path: Path) -> Grid:
     """The grid of the .mhd at `path`, from its header alone.
 
-    Raises InputError where the header cannot be read, is not 3-D or not MET_SHORT, or its .raw is missing or too short.
+    Raises InputError where the header cannot be read, is not 3-D or not MET_SHORT, or its .raw is missing or has
+    another size.
     """
     reader = _reader(path)
     if reader.GetDimension() != 3:
         raise InputError(f"{path}: wanted a 3-D scan, got {reader.GetDimension()} dimensions")
     _check_numbers(path)
     columns, rows, slices = reader.GetSize()
+    _check_size(path, columns * rows * slices)
     d = reader.GetDirection()
     if abs(np.linalg.det(np.reshape(d, (3, 3)))) < 1e-6:
         raise InputError(f"{path}: TransformMatrix is singular: {d}; fetch the scan again")
@@ -114,6 +115,23 @@ def _check_numbers(path: Path) -> None:
             raise InputError(f"{path}: {names[0]} must be {wanted}, got {text!r}; fetch the scan again")
 
 
+def _check_size(path: Path, num_voxels: int) -> None:
+    """Raise InputError where the voxels and the header are not of one scan: SimpleITK would read what is too long."""
+    header, raw = _header(path), raw_path(path)
+    before, packed = header.get("HeaderSize", "0"), header.get("CompressedDataSize", "")
+    if header.get("CompressedData", "False").lower() != "true":
+        wanted = 2 * num_voxels + (int(before) if before.isdecimal() else 0)
+        may_be_longer = before == "-1"  # the voxels end the file, whatever is before them
+    elif packed.isdecimal():
+        wanted, may_be_longer = int(packed), False
+    else:
+        return
+    got = raw.stat().st_size
+    if got < wanted or (got > wanted and not may_be_longer):
+        wrong = "short" if got < wanted else "long"
+        raise InputError(f"{raw}: too {wrong}: {got} bytes, its header wants {wanted}; fetch the scan again")
+
+
 def _reader(path: Path) -> sitk.ImageFileReader:
     header = _header(path)
     reader = sitk.ImageFileReader()
@@ -129,9 +147,6 @@ def _reader(path: Path) -> sitk.ImageFileReader:
         raise InputError(
             f"{path}: wanted ElementType MET_SHORT (int16 HU, as in LUNA16), got {header.get('ElementType')}"
         )
-    wanted, got = math.prod(reader.GetSize()) * 2, raw.stat().st_size
-    if got < wanted and header.get("CompressedData", "False").lower() != "true":
-        raise InputError(f"{raw}: too short: {got} bytes, its header wants {wanted}; fetch the scan again")
     return reader
 
 

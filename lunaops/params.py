@@ -42,6 +42,7 @@ class FetchParams(_Section):
     parts: Annotated[tuple[Part, ...], Field(strict=False, min_length=1)]
     directory: str | None
     labels_directory: str | None
+    copy_scans: bool
     candidates: Literal["candidates", "candidates_V2"]
     base_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/[^/\s]+)*$")]
     keep_archives: bool

@@ -76,6 +76,11 @@ def find_scans(raw: Path, parts: Collection[str] = PARTS) -> list[ScanFile]:
     return [scans[series_uid] for series_uid in sorted(scans)]
 
 
+def is_series_uid(text: str) -> bool:
+    """Whether it can name a scan's files on any system: up to 64 digits, letters, dots, - and _, and no ".."."""
+    return _SERIES_UID.fullmatch(text) is not None and ".." not in text
+
+
 def scan_headers(folder: Path) -> list[Path]:
     """The .mhd files of a folder, by name; none where it does not exist. Raises InputError as `find_scans` does.
 
@@ -83,7 +88,7 @@ def scan_headers(folder: Path) -> list[Path]:
     """
     paths = sorted(path for path in folder.glob("*.mhd") if not path.name.startswith("."))
     for path in paths:
-        if not _SERIES_UID.fullmatch(path.stem) or ".." in path.stem:
+        if not is_series_uid(path.stem):
             raise InputError(
                 f"{path}: series id {path.stem!r} has no place in a file name; "
                 "wanted up to 64 digits and dots, as in DICOM; rename the .mhd and its .raw"

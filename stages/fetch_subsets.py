@@ -29,7 +29,15 @@ def main(part: str, folder: Path, archives: Path, params_file: Path = Path("para
                 scans = params.fetch.directory
                 assert scans is not None  # read_params has seen to it
                 labels = Path(params.fetch.labels_directory or scans)
-                directory.link_part(part, staging, Path(scans), labels, replaced=folder)
+                directory.fetch_part(
+                    part,
+                    staging,
+                    Path(scans),
+                    labels,
+                    replaced=folder,
+                    copy=params.fetch.copy_scans,
+                    workers=num_cores(),
+                )
             case "zenodo":
                 zenodo.fetch_part(
                     part,

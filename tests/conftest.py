@@ -1,5 +1,6 @@
 """Scans and labels small enough to see through."""
 
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,14 @@ def slabs() -> Path:
     return SHARED / "luna16-slabs"
 
 
+@pytest.fixture
+def dicom_lung() -> Path:
+    """A real chest CT as DICOM, one series of 99 slices; it lies where the slabs do."""
+    if not (SHARED / "dicom-lung").is_dir():
+        pytest.skip("needs the real DICOM series in ../shared/data/dicom-lung")
+    return SHARED / "dicom-lung"
+
+
 def write_scan(
     path: Path,
     hu: np.ndarray,
@@ -29,6 +38,7 @@ def write_scan(
     spacing_xyz: tuple[float, float, float] = (1.0, 1.0, 1.0),
     origin_xyz: tuple[float, float, float] = (0.0, 0.0, 0.0),
     direction: np.ndarray | None = None,
+    compressed: bool = False,
 ) -> Path:
     """Write `hu` (slices, rows, columns) as .mhd and .raw by SimpleITK; the reference for how we read."""
     image = sitk.GetImageFromArray(np.asarray(hu, np.int16))
@@ -36,5 +46,57 @@ def write_scan(
     image.SetOrigin(origin_xyz)
     image.SetDirection((np.eye(3) if direction is None else direction).ravel().tolist())
     path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, str(path))
+    sitk.WriteImage(image, str(path), useCompression=compressed)
     return path
+
+
+AXIAL = np.eye(3)
+
+
+def write_series(
+    folder: Path,
+    hu: np.ndarray,
+    *,
+    series_uid: str = "1.2.3",
+    spacing_xyz: tuple[float, float, float] = (0.5, 0.7, 2.0),
+    origin_xyz: tuple[float, float, float] = (-10.0, 20.0, -300.0),
+    direction: np.ndarray = AXIAL,
+    slope: float = 1,
+    intercept: float = 0,
+    compressed: bool = False,
+    **tags: str,
+) -> list[Path]:
+    """Write `hu` (slices, rows, columns) as DICOM, a file a slice, by SimpleITK; `tags` as x0020_000e="1.2"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    language = locale.setlocale(locale.LC_ALL)  # writing DICOM sets it to C: texts without an encoding were ASCII then
+    paths = []
+    for index, pixels in enumerate(hu):
+        position = np.asarray(origin_xyz) + direction[:, 2] * spacing_xyz[2] * index
+        paths.append(folder / f"{series_uid}-{index:03d}.dcm")
+        values = {
+            "0008|0008": "ORIGINAL\\PRIMARY\\AXIAL",
+            "0008|0018": f"{series_uid}.{index + 1}",
+            "0008|0060": "CT",
+            "0020|000d": "1.2",
+            "0020|000e": series_uid,
+            "0020|0013": str(index + 1),
+            "0020|0032": "\\".join(f"{value:.8g}" for value in position),
+            "0020|0037": "\\".join(f"{value:.8f}" for value in [*direction[:, 0], *direction[:, 1]]),
+            "0028|1052": str(intercept),
+            "0028|1053": str(slope),
+            "0028|0100": "16",
+            "0028|0101": "16",
+            "0028|0102": "15",
+            "0028|0103": "1",
+        }
+        image = sitk.GetImageFromArray(pixels[None])
+        image.SetSpacing((spacing_xyz[0], spacing_xyz[1], 1.0))
+        for tag, value in (values | {name[1:].replace("_", "|"): value for name, value in tags.items()}).items():
+            image.SetMetaData(tag, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetUseCompression(compressed)
+        writer.SetFileName(str(paths[-1]))
+        writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, language)
+    return paths

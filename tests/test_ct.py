@@ -113,6 +113,32 @@ def test_a_short_raw_is_named_with_its_bytes(tmp_path: Path) -> None:
         read_ct(path, ANY)
 
 
+def test_a_long_raw_is_not_cut_to_fit(tmp_path: Path) -> None:
+    path = write_scan(tmp_path / "1.2.mhd", np.zeros((2, 2, 2)))
+    (tmp_path / "1.2.raw").write_bytes(b"\0" * 18)
+    with pytest.raises(InputError, match=r"1\.2\.raw: too long: 18 bytes, its header wants 16"):
+        read_grid(path)
+
+
+@pytest.mark.parametrize("size", ["4", "-1"])
+def test_bytes_before_the_voxels_are_passed_over_as_the_header_says(tmp_path: Path, size: str) -> None:
+    hu = np.arange(8).reshape(2, 2, 2)
+    path = write_scan(tmp_path / "1.2.mhd", hu)
+    path.write_text(path.read_text().replace("ElementType", f"HeaderSize = {size}\nElementType"))
+    (tmp_path / "1.2.raw").write_bytes(b"head" + (tmp_path / "1.2.raw").read_bytes())
+    assert read_ct(path, ANY).hu.tolist() == hu.tolist()
+
+
+def test_compressed_voxels_are_read_and_held_to_their_size(tmp_path: Path) -> None:
+    hu = np.arange(1000).reshape(10, 10, 10)
+    path = write_scan(tmp_path / "1.2.mhd", hu, compressed=True)
+    assert read_ct(path, ANY).hu.tolist() == hu.tolist()
+    packed = tmp_path / "1.2.zraw"
+    packed.write_bytes(packed.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"1\.2\.zraw: too short: \d+ bytes, its header wants"):
+        read_grid(path)
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [

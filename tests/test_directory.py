@@ -1,13 +1,17 @@
 import os
+import shutil
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
+from conftest import write_scan as write_by_simpleitk
+from conftest import write_series
 
 from lunaops.ct import raw_path, read_ct, read_grid
 from lunaops.errors import InputError
-from lunaops.sources.directory import find_subset, link_part
+from lunaops.sources.directory import fetch_part, find_subset
 from lunaops.subsets import find_scans
 
 HEADER = (
@@ -60,21 +64,21 @@ def user(tmp_path):
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_a_linked_scan_reads_as_the_users_own(part, tmp_path, newline):
     mine = write_scan(tmp_path / "user's folder/subset0", "1.1", newline=newline)
-    link_part("subset0", part, tmp_path / "user's folder", tmp_path)
+    fetch_part("subset0", part, tmp_path / "user's folder", tmp_path)
     assert read_grid(part / "1.1.mhd") == read_grid(mine)
     assert read_ct(part / "1.1.mhd", (-32768, 32767)).hu.tobytes() == bytes(range(8))
 
 
 def test_only_small_headers_are_written_and_the_user_s_files_stay_as_they_are(part, user):
     before = state(user)
-    link_part("subset0", part, user, user)
+    fetch_part("subset0", part, user, user)
     assert [path.name for path in part.iterdir()] == ["1.1.mhd"]
-    link_part("labels", part, user, user)
+    fetch_part("labels", part, user, user)
     assert state(user) == before
 
 
 def test_the_tables_are_copies_that_may_be_protected_without_touching_the_user_s(part, user):
-    link_part("labels", part, user, user)
+    fetch_part("labels", part, user, user)
     assert {path.name for path in part.iterdir()} == {"annotations.csv", "candidates.csv"}
     assert (part / "annotations.csv").read_bytes() == b"seriesuid\r\n1.1\r\n"
     assert not any(path.samefile(user / path.name) for path in part.iterdir())
@@ -83,8 +87,8 @@ def test_the_tables_are_copies_that_may_be_protected_without_touching_the_user_s
 def test_a_read_only_folder_serves(part, user):
     for path in sorted(user.rglob("*"), reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    link_part("subset0", part, user, user)
-    link_part("labels", part, user, user)
+    fetch_part("subset0", part, user, user)
+    fetch_part("labels", part, user, user)
     assert (part / "annotations.csv").stat().st_mode & stat.S_IWUSR
 
 
@@ -93,12 +97,12 @@ def test_a_folder_given_from_home_or_from_here_is_linked_by_its_whole_path(part,
     mine = write_scan(tmp_path / "subset0", "1.1")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    link_part("subset0", part, Path(written), Path(written))
+    fetch_part("subset0", part, Path(written), Path(written))
     assert raw_path(part / "1.1.mhd") == mine.with_suffix(".raw")
 
 
 def test_a_path_with_letters_beyond_ascii_is_found_again(part, user):
-    link_part("subset0", part, user, user)
+    fetch_part("subset0", part, user, user)
     assert raw_path(part / "1.1.mhd") == user / "subset0/1.1.raw"
 
 
@@ -119,47 +123,49 @@ def test_a_subset_that_is_there_twice_is_refused(tmp_path):
 def test_a_missing_subset_is_refused_with_what_is_there_and_the_parameter(part, user):
     write_scan(user / "subset7/subset7", "1.7")
     with pytest.raises(InputError, match=r"no scans of subset3 .*found: subset0, subset7; list in fetch\.parts"):
-        link_part("subset3", part, user, user)
+        fetch_part("subset3", part, user, user)
 
 
 def test_a_folder_without_any_scan_is_refused(part, tmp_path):
     with pytest.raises(InputError, match="found: no subset at all"):
-        link_part("subset0", part, tmp_path, tmp_path)
+        fetch_part("subset0", part, tmp_path, tmp_path)
 
 
 def test_a_folder_that_does_not_exist_is_refused_by_its_parameter(part, user):
     with pytest.raises(InputError, match=r"nowhere: no such folder; mend fetch\.directory"):
-        link_part("subset0", part, user / "nowhere", user)
+        fetch_part("subset0", part, user / "nowhere", user)
     with pytest.raises(InputError, match=r"nowhere: no such folder; mend fetch\.directory"):
-        link_part("labels", part, user / "nowhere", user / "nowhere")
+        fetch_part("labels", part, user / "nowhere", user / "nowhere")
     with pytest.raises(InputError, match=r"nowhere: no such folder; mend fetch\.labels_directory"):
-        link_part("labels", part, user, user / "nowhere")
+        fetch_part("labels", part, user, user / "nowhere")
 
 
 def test_voxels_that_are_missing_are_refused_before_anything_is_linked(part, user):
     (user / "subset0/1.1.raw").unlink()
     with pytest.raises(InputError, match=r"1\.1\.raw.* missing"):
-        link_part("subset0", part, user, user)
+        fetch_part("subset0", part, user, user)
     assert not list(part.iterdir())
 
 
 def test_voxels_that_are_too_short_are_refused(part, user):
     write_scan(user / "subset0", "1.2", raw_bytes=7)
     with pytest.raises(InputError, match=r"1\.2\.raw: too short: 7 bytes, its header wants 8"):
-        link_part("subset0", part, user, user)
+        fetch_part("subset0", part, user, user)
 
 
 def test_a_series_id_that_cannot_name_a_file_is_refused(part, user):
     write_scan(user / "subset0", "patient one")
     with pytest.raises(InputError, match="'patient one' has no place in a file name"):
-        link_part("subset0", part, user, user)
+        fetch_part("subset0", part, user, user)
 
 
 @pytest.mark.parametrize("name", ["50% of LUNA16", "/".join(["d" * 100] * 5)])
 def test_a_path_that_the_reader_would_misread_is_refused(part, tmp_path, name):
     write_scan(tmp_path / name / "subset0", "1.1")
-    with pytest.raises(InputError, match="MetaImage cannot link"):
-        link_part("subset0", part, tmp_path / name, tmp_path)
+    with pytest.raises(InputError, match="MetaImage cannot link.*or copy the scans with fetch.copy_scans: true"):
+        fetch_part("subset0", part, tmp_path / name, tmp_path)
+    fetch_part("subset0", part, tmp_path / name, tmp_path, copy=True)
+    assert read_ct(part / "1.1.mhd", (-32768, 32767)).hu.tobytes() == bytes(range(8))
 
 
 def test_simpleitk_reads_a_link_as_long_as_we_allow(part, tmp_path):
@@ -168,7 +174,7 @@ def test_simpleitk_reads_a_link_as_long_as_we_allow(part, tmp_path):
         source /= "d" * min(room - 1, 100)
     write_scan(source / "subset0", "1.1")
     assert len(os.fsencode(source / "subset0/1.1.raw")) in (479, 480)
-    link_part("subset0", part, source, source)
+    fetch_part("subset0", part, source, source)
     assert sitk.GetArrayFromImage(sitk.ReadImage(str(part / "1.1.mhd"))).tobytes() == bytes(range(8))
 
 
@@ -176,7 +182,7 @@ def test_simpleitk_reads_a_link_as_long_as_we_allow(part, tmp_path):
 def test_tables_are_found_in_the_folders_that_archives_make(part, user, place):
     (user / place).mkdir(parents=True, exist_ok=True)
     (user / place / "annotations_excluded.csv").write_text("excluded")
-    link_part("labels", part, user, user)
+    fetch_part("labels", part, user, user)
     assert (part / "annotations_excluded.csv").read_text() == "excluded"
 
 
@@ -184,7 +190,7 @@ def test_tables_come_from_the_labels_folder_first_and_from_the_scans_folder_else
     labels = tmp_path / "labels"
     labels.mkdir()
     (labels / "annotations.csv").write_text("from labels")
-    link_part("labels", part, user, labels)
+    fetch_part("labels", part, user, labels)
     assert (part / "annotations.csv").read_text() == "from labels"
     assert (part / "candidates.csv").read_text() == "candidates"
 
@@ -193,22 +199,28 @@ def test_two_tables_of_one_name_that_differ_are_refused_and_equal_ones_are_not(p
     for place, text in (("a", "excluded"), ("b", "excluded")):
         (user / place).mkdir()
         (user / place / "annotations_excluded.csv").write_text(text)
-    link_part("labels", part, user, user)
+    fetch_part("labels", part, user, user)
     (user / "b/annotations_excluded.csv").write_text("another")
     with pytest.raises(InputError, match=r"b/annotations_excluded\.csv: differs from .*a/annotations_excluded\.csv"):
-        link_part("labels", part, user, user)
+        fetch_part("labels", part, user, user)
 
 
-@pytest.mark.parametrize("missing", ["annotations.csv", "candidates.csv"])
-def test_a_table_that_merging_needs_is_asked_for_by_name(part, user, missing):
+@pytest.mark.parametrize(
+    ("missing", "columns"),
+    [
+        ("annotations.csv", r"annotations\.csv \(seriesuid,coordX,coordY,coordZ,diameter_mm, of nodules"),
+        ("candidates.csv", r"candidates\.csv or candidates_V2\.csv \(seriesuid,coordX,coordY,coordZ,class, 1 for"),
+    ],
+)
+def test_a_table_that_merging_needs_is_asked_for_by_name_and_columns(part, user, missing, columns):
     (user / missing).unlink()
-    with pytest.raises(InputError, match=rf"no {missing}.*fetch\.labels_directory"):
-        link_part("labels", part, user, user)
+    with pytest.raises(InputError, match=rf"no {columns}.*fetch\.labels_directory"):
+        fetch_part("labels", part, user, user)
 
 
 def test_either_table_of_candidates_does(part, user):
     (user / "candidates.csv").rename(user / "candidates_V2.csv")
-    link_part("labels", part, user, user)
+    fetch_part("labels", part, user, user)
     assert (part / "candidates_V2.csv").read_text() == "candidates"
 
 
@@ -216,7 +228,7 @@ def test_the_real_slabs_are_linked_with_labels_from_another_folder(slabs, tmp_pa
     before = state(slabs)
     for part in ("labels", "subset1", "subset3", "subset9"):
         (tmp_path / part).mkdir()
-        link_part(part, tmp_path / part, slabs, slabs.parent / "luna16-labels")
+        fetch_part(part, tmp_path / part, slabs, slabs.parent / "luna16-labels")
     scans = find_scans(tmp_path)
     assert [(scan.subset, read_grid(scan.path).shape_irc[0]) for scan in scans] == [
         ("subset9", 11),
@@ -236,5 +248,100 @@ def test_the_users_files_are_never_in_the_folder_that_gives_way(tmp_path, part_n
         (user / "labels" / name).write_text("seriesuid\n")
     staging = user / ".unfinished"
     staging.mkdir()
-    with pytest.raises(InputError, match=r"lies in .*, which this stage replaces; move your LUNA16"):
-        link_part(part_name, staging, user, user, replaced=user / part_name)
+    with pytest.raises(InputError, match=r"lies in .*, which this stage replaces; move your data"):
+        fetch_part(part_name, staging, user, user, replaced=user / part_name)
+
+
+def test_a_copied_part_stands_on_its_own(part, user):
+    before = state(user)
+    fetch_part("subset0", part, user, user, copy=True)
+    assert state(user) == before
+    for path in sorted(user.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert sorted(path.name for path in part.iterdir()) == ["1.1.mhd", "1.1.raw"]
+    assert read_ct(part / "1.1.mhd", (-32768, 32767)).hu.tobytes() == bytes(range(8))
+
+
+def test_a_copy_takes_voxels_of_another_name_and_folder(part, user):
+    header = user / "subset0/1.1.mhd"
+    (user / "voxels").mkdir()
+    (user / "subset0/1.1.raw").rename(user / "voxels/any.raw")
+    header.write_text(header.read_text().replace("1.1.raw", "../voxels/any.raw"))
+    fetch_part("subset0", part, user, user, copy=True)
+    assert raw_path(part / "1.1.mhd") == part / "1.1.raw"
+    assert read_ct(part / "1.1.mhd", (-32768, 32767)).hu.tobytes() == bytes(range(8))
+
+
+def test_a_copy_that_has_no_room_is_refused_before_it_begins(part, user, monkeypatch):
+    usage = shutil.disk_usage(user)._replace(free=7)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(InputError, match=r"needs 8e-09 GB, but 7e-09 GB are free"):
+        fetch_part("subset0", part, user, user, copy=True)
+    assert not list(part.iterdir())
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_compressed_scans_are_taken_as_they_are(part, tmp_path, copy):
+    hu = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
+    write_by_simpleitk(tmp_path / "user/subset0/1.1.mhd", hu, compressed=True)
+    fetch_part("subset0", part, tmp_path / "user", tmp_path, copy=copy)
+    assert raw_path(part / "1.1.mhd") == (part if copy else tmp_path / "user/subset0") / "1.1.zraw"
+    assert read_ct(part / "1.1.mhd", (-32768, 32767)).hu.tolist() == hu.tolist()
+
+
+@pytest.mark.parametrize(("num_bytes", "wrong"), [(6, "short"), (10, "long")])
+@pytest.mark.parametrize("copy", [False, True])
+def test_voxels_of_another_size_than_the_header_says_are_refused(part, tmp_path, num_bytes, wrong, copy):
+    write_scan(tmp_path / "subset0", "1.1")
+    write_scan(tmp_path / "subset0", "1.2", raw_bytes=num_bytes)
+    with pytest.raises(InputError, match=rf"1\.2\.raw: too {wrong}: {num_bytes} bytes, its header wants 8"):
+        fetch_part("subset0", part, tmp_path, tmp_path, copy=copy)
+    assert not list(part.iterdir())
+
+
+HU = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+
+
+@pytest.mark.parametrize("place", ["", "patient/study/series"])
+def test_dicom_without_subset_folders_is_subset0(part, tmp_path, place):
+    write_series(tmp_path / "user" / place, HU)
+    (tmp_path / "user/annotations.csv").write_text("seriesuid\n")
+    fetch_part("subset0", part, tmp_path / "user", tmp_path)
+    assert read_ct(part / "1.2.3.mhd", (-32768, 32767)).hu.tolist() == HU.tolist()
+    with pytest.raises(InputError, match=r"no scans of subset1 \(subset1/\*\.mhd, or DICOM in it\); found: subset0"):
+        fetch_part("subset1", part, tmp_path / "user", tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["", "mine"])
+def test_dicom_in_subset_folders_is_of_those_parts(part, tmp_path, inner):
+    user = tmp_path / "user"
+    write_series(user / inner / "subset0", HU, series_uid="1.0")
+    write_series(user / inner / "subset7/patient", HU, series_uid="1.7")
+    write_series(user / inner / "elsewhere", HU, series_uid="1.9")
+    for subset, uid in (("subset0", "1.0"), ("subset7", "1.7")):
+        (part / subset).mkdir()
+        fetch_part(subset, part / subset, user, tmp_path)
+        assert sorted(path.name for path in (part / subset).iterdir()) == [f"{uid}.mhd", f"{uid}.raw"]
+
+
+def test_dicom_beside_subset_folders_is_no_part(part, tmp_path):
+    write_series(tmp_path / "user/more", HU)
+    write_scan(tmp_path / "user/subset3", "1.1")
+    with pytest.raises(InputError, match="no scans of subset0 .*; found: subset3;"):
+        fetch_part("subset0", part, tmp_path / "user", tmp_path)
+
+
+def test_a_subset_of_two_formats_is_refused(part, user):
+    write_series(user / "subset0/more", HU)
+    with pytest.raises(InputError, match=r"subset0: holds \.mhd scans and DICOM files \(in .*/more\); keep one"):
+        fetch_part("subset0", part, user, user)
+
+
+def test_dicom_is_never_in_the_folder_that_gives_way(tmp_path):
+    replaced = tmp_path / "raw/subset0"
+    write_series(replaced / "patient", HU)
+    staging = tmp_path / "raw/.unfinished"
+    staging.mkdir()
+    for source in (tmp_path, tmp_path / "raw"):
+        with pytest.raises(InputError, match=r"lies in .*, which this stage replaces"):
+            fetch_part("subset0", staging, source, source, replaced=replaced)

@@ -12,7 +12,8 @@ from lunaops.params import PhantomParams, read_params
 from lunaops.phantom.lesions import Spot, draw_nodule
 from lunaops.phantom.rendering import render
 from lunaops.phantom.scans import Order, ScanPlan, plan_orders, plan_scan
-from lunaops.sources.phantom import write_metaimage, write_part
+from lunaops.sources.metaimage import write_metaimage
+from lunaops.sources.phantom import write_part
 
 DEFAULTS = read_params(Path(__file__).parents[1] / "params.yaml").phantom
 TINY = DEFAULTS.model_copy(update={"subsets": 1, "scans_per_subset": 2, "max_megavoxels": 0.5, "slices_mm": (2.5,)})
@@ -164,7 +165,7 @@ def test_an_annotated_solid_nodule_is_soft_tissue_in_less_dense_lung(tmp_path: P
         update={"share_flipped": 0.5, "subtle_share": 0.0, "attached_share": 0.0, "max_megavoxels": 1.5}
     )
     plan = plan_scan(first(plan_orders(params), is_flipped=is_flipped), params)
-    write_metaimage(tmp_path / "scan.mhd", render(plan, params.seed), plan.lattice)
+    write_metaimage(tmp_path / "scan.mhd", render(plan, params.seed), plan.lattice.grid)
     image = sitk.ReadImage(str(tmp_path / "scan.mhd"))
     assert image.GetDirection()[0] == (-1.0 if is_flipped else 1.0)
     hu = sitk.GetArrayFromImage(image)

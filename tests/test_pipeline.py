@@ -10,7 +10,10 @@ from lunaops.params import Params
 
 STAGES = ["fetch-subsets", "merge-annotations", "build-cache", "train", "predict", "evaluate"]
 DOORS = {
-    "SimpleITK": {"lunaops/ct.py"},
+    "SimpleITK": {
+        "lunaops/ct.py",
+        "lunaops/sources/dicom.py",
+    },  # a scan as we keep it; DICOM, which only fetching reads
     "diskcache": {"lunaops/crops.py"},
     "mlflow": {"lunaops/tracking_mlflow.py", "lunaops/tracking_model.py"},
     "torch.utils.tensorboard": {"lunaops/tracking_tensorboard.py"},

@@ -1,6 +1,9 @@
+import shutil
+
 import pytest
 
-from lunaops.sources.staging import staged
+from lunaops.errors import InputError
+from lunaops.sources.staging import check_room, staged
 
 
 def test_a_folder_appears_when_it_is_complete_and_not_before(tmp_path):
@@ -28,3 +31,11 @@ def test_what_a_killed_process_left_and_what_stood_there_are_replaced(tmp_path):
     with staged(tmp_path / "subset0") as staging:
         (staging / "new").write_text("new")
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["subset0", "subset0/new"]
+
+
+def test_a_disk_without_room_is_refused_with_both_numbers(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=3_500_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    check_room(tmp_path, 3_500_000_000)
+    with pytest.raises(InputError, match=r"needs 4 GB, but 3\.5 GB are free; make room there"):
+        check_room(tmp_path, 4_000_000_000)

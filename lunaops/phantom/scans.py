@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lunaops.geometry import Grid
 from lunaops.params import PhantomParams
 from lunaops.phantom.anatomy import BOTTOM_MM, TOP_MM, Thorax, plan_thorax
 from lunaops.phantom.fields import Array
@@ -61,6 +62,16 @@ class Lattice:
         if self.is_flipped:
             corner[:2] = self.high_xyz[:2]
         return np.asarray(corner + self.shift_xyz)
+
+    @property
+    def grid(self) -> Grid:
+        """The scan's grid as stored, its millimetres with six decimals."""
+        turn = -1.0 if self.is_flipped else 1.0
+        spacing, origin = (
+            (round(float(x), 6), round(float(y), 6), round(float(z), 6))
+            for x, y, z in (self.spacing_xyz, self.origin_xyz)
+        )
+        return Grid(self.shape_zyx, spacing, origin, ((turn, 0.0, 0.0), (0.0, turn, 0.0), (0.0, 0.0, 1.0)))
 
 
 @dataclass(frozen=True)

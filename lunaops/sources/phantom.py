@@ -1,22 +1,21 @@
 """The phantom as a source: one part of the embedded data set in LUNA16's files."""
 
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lunaops.cores import spread
 from lunaops.errors import InputError
 from lunaops.params import PhantomParams
 from lunaops.phantom.fields import Array
 from lunaops.phantom.lesions import Lesion
 from lunaops.phantom.rendering import render
-from lunaops.phantom.scans import Lattice, Order, ScanPlan, plan_orders, plan_scan
+from lunaops.phantom.scans import Order, ScanPlan, plan_orders, plan_scan
+from lunaops.sources.metaimage import write_metaimage
 
 XYZ = ["coordX", "coordY", "coordZ"]
 
@@ -45,19 +44,10 @@ def write_part(part: str, folder: Path, params: PhantomParams, workers: int) -> 
     folder.mkdir(parents=True, exist_ok=True)
     orders = sorted(plan_orders(params), key=lambda order: order.series_uid)
     if part == "labels":
-        _write_labels(folder, orders, _spread(partial(_plan_labels, params=params), orders, workers))
+        _write_labels(folder, orders, list(spread(partial(_plan_labels, params=params), orders, workers)))
     else:
         mine = [order for order in orders if part == f"subset{order.subset}"]
-        _spread(partial(_write_scan, folder=folder, params=params), mine, workers)
-
-
-def _spread(work: Callable[[Order], Any], orders: Sequence[Order], workers: int) -> list[Any]:
-    """The work on every order, in their order, over so many processes."""
-    if workers <= 1 or len(orders) <= 1:
-        return [work(order) for order in orders]
-    context = multiprocessing.get_context("spawn")  # fork is unsafe beside the threads of numerical libraries
-    with ProcessPoolExecutor(min(workers, len(orders)), mp_context=context) as pool:
-        return list(pool.map(work, orders))
+        list(spread(partial(_write_scan, folder=folder, params=params), mine, workers))
 
 
 def _plan_labels(order: Order, params: PhantomParams) -> Labels:
@@ -95,27 +85,4 @@ def _write_labels(folder: Path, orders: Sequence[Order], labels: Sequence[Labels
 
 def _write_scan(order: Order, folder: Path, params: PhantomParams) -> None:
     plan = plan_scan(order, params)
-    write_metaimage(folder / f"{order.series_uid}.mhd", render(plan, params.seed), plan.lattice)
-
-
-def write_metaimage(path: Path, hu: Array, lattice: Lattice) -> None:
-    """Write a scan as MetaImage, a text header and raw little-endian int16 beside it, as LUNA16's files are."""
-    turn = -1 if lattice.is_flipped else 1
-    slices, rows, columns = hu.shape
-    header = {
-        "ObjectType": "Image",
-        "NDims": "3",
-        "BinaryData": "True",
-        "BinaryDataByteOrderMSB": "False",
-        "CompressedData": "False",
-        "TransformMatrix": f"{turn} 0 0 0 {turn} 0 0 0 1",
-        "Offset": " ".join(f"{value:.6f}" for value in lattice.origin_xyz),
-        "CenterOfRotation": "0 0 0",
-        "AnatomicalOrientation": "RAI",
-        "ElementSpacing": " ".join(f"{value:.6f}" for value in lattice.spacing_xyz),
-        "DimSize": f"{columns} {rows} {slices}",
-        "ElementType": "MET_SHORT",
-        "ElementDataFile": f"{path.stem}.raw",
-    }
-    path.with_suffix(".raw").write_bytes(hu.astype("<i2", copy=False).tobytes())
-    path.write_text("".join(f"{key} = {value}\n" for key, value in header.items()), encoding="ascii", newline="\n")
+    write_metaimage(folder / f"{order.series_uid}.mhd", render(plan, params.seed), plan.lattice.grid)

@@ -1,9 +1,11 @@
-"""A folder that is complete or not there."""
+"""A folder that is complete or not there, and has room."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lunaops.errors import InputError
 
 
 @contextmanager
@@ -23,3 +25,10 @@ def staged(folder: Path) -> Iterator[Path]:
         staging.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_room(folder: Path, num_bytes: int) -> None:
+    """Raise InputError where the disk of `folder` has fewer bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise InputError(f"{folder}: needs {num_bytes / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free; make room there")

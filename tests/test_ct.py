@@ -6,6 +6,7 @@ import SimpleITK as sitk
 from conftest import write_scan
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from lunaops.ct import Ct, cut_crop, raw_digest, read_ct, read_grid
 from lunaops.errors import InputError
@@ -38,33 +39,39 @@ def test_hu_outside_the_range_are_clipped(tmp_path: Path) -> None:
     assert read_ct(path, (-1000, 1000)).hu.ravel().tolist() == [-1000, -1000, 0, 1000, 1000]
 
 
-@pytest.mark.parametrize("turn", ["as it is", "flipped", "oblique"])
+NODULES = {  # annotations.csv: those of LUNA16 that lie in the slabs
+    "subset1": (56.20840547, 86.34341278, -115.8675792),
+    "subset9": (72.28670656, 76.90023946, -190.4589276),
+}
+
+
+@pytest.mark.parametrize("subset", NODULES)
+@pytest.mark.parametrize("turn", ["as it is", "flipped", "upside down", "oblique"])
 def test_the_annotated_nodule_of_a_real_scan_is_in_the_middle_of_its_crop(
-    tmp_path: Path, slabs: Path, turn: str
+    tmp_path: Path, slabs: Path, subset: str, turn: str
 ) -> None:
-    path = next(slabs.glob("subset1/*.mhd"))
-    nodule_xyz = [56.51, 86.04, -115.87]  # candidates.csv of the slabs, between the two marks on it
+    (path,) = slabs.glob(f"{subset}/*.mhd")
     if turn != "as it is":
-        path = _turned(path, tmp_path / "1.mhd", turn)
+        path = _turned(path, tmp_path / "1.mhd", turn, NODULES[subset])
     ct = read_ct(path, (-1000, 1000))
-    crop = crop_of(ct, tuple(irc_from_xyz(nodule_xyz, ct.grid)), (8, 32, 32))
+    crop = crop_of(ct, tuple(irc_from_xyz(NODULES[subset], ct.grid)), (8, 32, 32))
     assert crop[3:6, 14:19, 14:19].mean() > 0  # soft tissue
     assert np.percentile(crop[4], 5) < -500  # lung beside it
 
 
-def _turned(path: Path, target: Path, turn: str) -> Path:
+def _turned(path: Path, target: Path, turn: str, nodule_xyz: tuple[float, float, float]) -> Path:
     """The same scan on another grid, its voxels where they were in the patient."""
     image = sitk.ReadImage(str(path))
-    if turn == "flipped":
-        image = sitk.Flip(image, [True, True, False])
-    else:
-        angle = np.deg2rad(12)
-        direction = [np.cos(angle), -np.sin(angle), 0, np.sin(angle), np.cos(angle), 0, 0, 0, 1]
-        reference = sitk.Image(image.GetSize(), sitk.sitkInt16)
-        reference.SetSpacing(image.GetSpacing())
-        reference.SetOrigin((-100.0, -200.0, image.GetOrigin()[2]))
-        reference.SetDirection(direction)
+    if turn == "oblique":
+        direction = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix()
+        reference = sitk.Image([128, 128, 60], sitk.sitkInt16)
+        reference.SetSpacing((0.7, 0.8, 1.5))
+        reference.SetDirection(direction.ravel().tolist())
+        place = np.array(reference.TransformContinuousIndexToPhysicalPoint([40, 80, 35]))  # the origin being 0
+        reference.SetOrigin((np.array(nodule_xyz) - place).tolist())
         image = sitk.Resample(image, reference, sitk.Transform(), sitk.sitkLinear, -1000)
+    else:
+        image = sitk.Flip(image, [True, True, False] if turn == "flipped" else [False, False, True])
     sitk.WriteImage(image, str(target))
     return target
 

@@ -195,7 +195,7 @@ def test_several_series_of_a_patient_are_warned_about_without_a_name(part, tmp_p
     for uid, patient in (("1.1", "Smith"), ("1.2", "Smith"), ("1.3", "Jones"), ("1.4", ""), ("1.5", "")):
         write_series(tmp_path / "user", HU, series_uid=uid, x0010_0020=patient)
     write_scans(tmp_path / "user", part, workers=1)
-    assert "1 patients have several series" in caplog.text
+    assert "patients with several series: 1;" in caplog.text
     assert "Smith" not in caplog.text
 
 

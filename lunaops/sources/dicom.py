@@ -33,8 +33,8 @@ _ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 _NAMED_DICOM = (".dcm", ".dicom", ".ima")
 _NEVER_DICOM = (".mhd", ".raw", ".zraw", ".csv", ".zip")  # LUNA16's own: not opened to see
 _INT16 = (-32768, 32767)
-_HEADERS_AT_ONCE = 1000  # 0.7 ms each; below, a process more is not worth its start
-_SERIES_AT_ONCE = 2
+_FILES_PER_PROCESS, _SERIES_PER_PROCESS = 1000, 2  # 0.7 s of headers, of voxels: with less it is not worth its start
+_FILES_AT_ONCE = 100
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def write_scans(source: Path, folder: Path, workers: int) -> None:
     Raises InputError where a file cannot be read, a series is no volume, none is there, or the disk is too small.
     """
     paths = [folder / name for folder, names in _walk(source) for name in names]
-    looks = spread(_look_at, paths, workers, at_once=_HEADERS_AT_ONCE)
+    looks = spread(_look_at, paths, min(workers, len(paths) // _FILES_PER_PROCESS), at_once=_FILES_AT_ONCE)
     looked = list(progress(looks, total=len(paths), label=f"look at {source}", unit="files"))
     _refuse([result for result in looked if isinstance(result, InputError)])
     by_series: dict[str, list[Slice]] = defaultdict(list)
@@ -85,7 +85,7 @@ def write_scans(source: Path, folder: Path, workers: int) -> None:
     if not series:
         raise InputError(f"{source}: no CT series of two slices or more; mend fetch.directory")
     check_room(folder, sum(2 * math.prod(one.grid.shape_irc) for one in series))
-    work = spread(partial(_write_scan, folder=folder), series, workers, at_once=_SERIES_AT_ONCE)
+    work = spread(partial(_write_scan, folder=folder), series, min(workers, len(series) // _SERIES_PER_PROCESS))
     clipped = list(progress(work, total=len(series), label=f"write scans of {source}", unit="series"))
     _say_written(source, series, sum(clipped))
 
@@ -277,7 +277,7 @@ def _say_written(source: Path, series: Sequence[_Series], num_clipped: int) -> N
     num_again = sum(count > 1 for patient, count in of_patient.items() if patient)
     if num_again:
         logger.warning(
-            "%d patients have several series: a split by series would part them; put them into folders subset0 ... "
+            "patients with several series: %d; a split by series may part them: put them into folders subset0 ... "
             "subset9, a patient's in one, and split by subset",
             num_again,
         )

@@ -41,6 +41,7 @@ def test_the_projects_own_params_are_right() -> None:
         ("fetch", "source", "directory", "fetch.directory must|'directory', so fetch.directory must name"),
         ("fetch", "parts", ["labels", "subset10"], "fetch.parts.1: .*got 'subset10'"),
         ("fetch", "parts", [], "fetch.parts: "),
+        ("fetch", "copy_scans", "yes", "fetch.copy_scans: Input should be a valid boolean, got 'yes'"),
         ("fetch", "parts", ["subset0"], "fetch.parts must name labels and at least one subset, got subset0"),
         ("crop", "size_irc", [32, 48, 15], "crop.size_irc.2: Input should be greater than or equal to 16"),
         ("fetch", "parts", ["labels", "subset0", "subset0"], "fetch.parts names a part twice"),

@@ -59,6 +59,12 @@ def test_the_place_orders_the_slices_and_not_the_file(direction, order) -> None:
     assert names(stack(files)[0]) == ["at0", "at1", "at2", "at3", "at4"]
 
 
+def test_the_same_slices_make_the_same_grid_whichever_file_came_first() -> None:
+    files = slices()
+    files[4] = replace(files[4], orientation=(1.0, 5e-5, 0.0, -5e-5, 1.0, 0.0))  # as rounding makes them differ
+    assert stack(files) == stack(files[::-1])
+
+
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_every_voxel_is_where_its_slice_says_on_any_grid(seed: int, backwards: bool) -> None:
     direction = Rotation.random(random_state=seed).as_matrix()

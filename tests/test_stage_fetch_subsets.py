@@ -5,9 +5,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
+from conftest import write_series
 from ruamel.yaml import YAML
 
+from lunaops.ct import raw_path, read_ct
 from lunaops.errors import InputError
 from lunaops.subsets import find_scans
 from stages.fetch_subsets import main
@@ -44,6 +47,24 @@ def test_the_directory_source_links_the_user_s_scans(fetch, slabs):
     raw = fetch("subset3", fetch={"source": "directory", "directory": str(slabs)})
     assert [path.suffix for path in (raw / "subset3").iterdir()] == [".mhd"]
     assert [scan.subset for scan in find_scans(raw)] == ["subset3"]
+
+
+def test_the_directory_source_copies_where_it_is_asked_to(fetch, slabs):
+    raw = fetch("subset3", fetch={"source": "directory", "directory": str(slabs), "copy_scans": True})
+    assert sorted(path.suffix for path in (raw / "subset3").iterdir()) == [".mhd", ".raw"]
+    assert raw_path(find_scans(raw)[0].path).parent == raw / "subset3"
+
+
+def test_the_directory_source_makes_scans_of_dicom_and_leaves_no_part_where_it_cannot(fetch, tmp_path):
+    files = write_series(tmp_path / "user", np.arange(60, dtype=np.int16).reshape(5, 3, 4))
+    raw = fetch("subset0", fetch={"source": "directory", "directory": str(tmp_path / "user")})
+    assert [(scan.series_uid, scan.subset) for scan in find_scans(raw)] == [("1.2.3", "subset0")]
+    before = read_ct(raw / "subset0/1.2.3.mhd", (-32768, 32767)).hu.tolist()
+    files[2].unlink()
+    with pytest.raises(InputError, match=r"series 1\.2\.3: 1 slice\(s\) are missing"):
+        fetch("subset0", fetch={"source": "directory", "directory": str(tmp_path / "user")})
+    assert [path.name for path in raw.iterdir()] == ["subset0"]
+    assert read_ct(raw / "subset0/1.2.3.mhd", (-32768, 32767)).hu.tolist() == before
 
 
 def test_labels_may_lie_in_another_folder_than_the_scans(fetch, slabs):

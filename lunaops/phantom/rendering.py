@@ -97,12 +97,13 @@ def _splat(points_xyz: Array, volume: Array, lattice: Lattice) -> Array:
     low = position.astype(np.intp)
     part = position - low
     flat = (low[:, 0] * shape[1] + low[:, 1]) * shape[2] + low[:, 2]
-    total = np.zeros(int(np.prod(shape)))
+    corners, weights = [], []
     for dz in (0, 1):
         for dy in (0, 1):
             for dx in (0, 1):
-                weight = volume * _weight(part[:, 0], dz) * _weight(part[:, 1], dy) * _weight(part[:, 2], dx)
-                total += np.bincount(flat + (dz * shape[1] + dy) * shape[2] + dx, weight, minlength=len(total))
+                corners.append(flat + (dz * shape[1] + dy) * shape[2] + dx)
+                weights.append(volume * _weight(part[:, 0], dz) * _weight(part[:, 1], dy) * _weight(part[:, 2], dx))
+    total = np.bincount(np.concatenate(corners), np.concatenate(weights), minlength=int(np.prod(shape)))
     return np.minimum(total, 1.0).astype(np.float32).reshape(lattice.shape_zyx)
 
 

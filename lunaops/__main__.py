@@ -7,7 +7,8 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from lunaops import figures
+from lunaops import figures, scan_figures
+from lunaops.cohort import count_splits
 from lunaops.command import run_app
 from lunaops.ct import read_ct
 from lunaops.errors import InputError
@@ -38,7 +39,7 @@ def show(
     middle = xyz_from_irc([n // 2 for n in grid.shape_irc], grid)
     chosen = candidates if candidate is None else candidates[candidates["candidate_id"] == candidate]
     row = chosen.iloc[0] if len(chosen) else pd.Series({**dict(zip(XYZ, middle, strict=True)), "diameter_mm": 0.0})
-    figure = figures.scan_figure(
+    figure = scan_figures.scan_figure(
         read_ct(data / "raw" / scan["path"], WHOLE_RANGE).hu,
         grid,
         row[XYZ].to_numpy(float),
@@ -53,17 +54,9 @@ def show(
 
 @app.command()
 def summary(data: Data = Path("data")) -> None:
-    """Count the candidates of each split and class, and list every 100th positive's diameter, largest first."""
+    """Count scans, nodules and candidates of each split, and list every 100th positive's diameter, largest first."""
     candidates = read_table(data / "candidates.parquet")
-    scans = read_table(data / "scans.csv")
-    counts = pd.DataFrame(
-        {
-            "scans": scans.groupby("split").size(),
-            "positive": candidates[candidates["is_nodule"]].groupby("split").size(),
-            "negative": candidates[~candidates["is_nodule"]].groupby("split").size(),
-        }
-    )
-    counts = counts.reindex(["train", "val", "test"]).fillna(0).astype(int)
+    counts = count_splits(read_table(data / "scans.csv"), read_table(data / "nodules.parquet"), candidates)
     counts.loc["all"] = counts.sum()
     typer.echo(counts.to_string())
     positives = candidates[candidates["is_nodule"]].sort_values("diameter_mm", ascending=False)

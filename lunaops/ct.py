@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lunaops.errors import InputError
 from lunaops.geometry import Grid
+from lunaops.mhd import check_header, check_size, parse_header
 
 HuArray = NDArray[np.int16]
 
@@ -30,12 +31,9 @@ def read_grid(path: Path) -> Grid:
     Raises InputError where the header cannot be read, is not 3-D or not MET_SHORT, or its .raw is missing or has
     another size.
     """
+    check_header(path, _header(path))
     reader = _reader(path)
-    if reader.GetDimension() != 3:
-        raise InputError(f"{path}: wanted a 3-D scan, got {reader.GetDimension()} dimensions")
-    _check_numbers(path)
     columns, rows, slices = reader.GetSize()
-    _check_size(path, columns * rows * slices)
     d = reader.GetDirection()
     if abs(np.linalg.det(np.reshape(d, (3, 3)))) < 1e-6:
         raise InputError(f"{path}: TransformMatrix is singular: {d}; fetch the scan again")
@@ -97,39 +95,7 @@ def _header(path: Path) -> dict[str, str]:
         text = os.fsdecode(path.read_bytes()[:65536])
     except OSError as error:
         raise InputError(f"{path}: scan cannot be read: {error.strerror}; fetch it again") from error
-    pairs = (line.partition("=") for line in text.splitlines())
-    return {key.strip(): value.strip() for key, equals, value in pairs if equals}
-
-
-def _check_numbers(path: Path) -> None:
-    """Raise InputError where the grid is not said or is none: SimpleITK would take 0 or 1 in silence."""
-    header = _header(path)
-    for names, lowest in ((("Offset", "Position", "Origin"), -np.inf), (("ElementSpacing", "ElementSize"), 0.0)):
-        text = next((header[name] for name in names if name in header), None)
-        try:
-            numbers = [float(word) for word in (text or "").split()]
-        except ValueError:
-            numbers = []
-        if len(numbers) != 3 or not all(np.isfinite(n) and n > lowest for n in numbers):
-            wanted = "3 numbers" if lowest < 0 else "3 positive numbers"
-            raise InputError(f"{path}: {names[0]} must be {wanted}, got {text!r}; fetch the scan again")
-
-
-def _check_size(path: Path, num_voxels: int) -> None:
-    """Raise InputError where the voxels and the header are not of one scan: SimpleITK would read what is too long."""
-    header, raw = _header(path), raw_path(path)
-    before, packed = header.get("HeaderSize", "0"), header.get("CompressedDataSize", "")
-    if header.get("CompressedData", "False").lower() != "true":
-        wanted = 2 * num_voxels + (int(before) if before.isdecimal() else 0)
-        may_be_longer = before == "-1"  # the voxels end the file, whatever is before them
-    elif packed.isdecimal():
-        wanted, may_be_longer = int(packed), False
-    else:
-        return
-    got = raw.stat().st_size
-    if got < wanted or (got > wanted and not may_be_longer):
-        wrong = "short" if got < wanted else "long"
-        raise InputError(f"{raw}: too {wrong}: {got} bytes, its header wants {wanted}; fetch the scan again")
+    return parse_header(path, text)
 
 
 def _reader(path: Path) -> sitk.ImageFileReader:
@@ -143,10 +109,7 @@ def _reader(path: Path) -> sitk.ImageFileReader:
     raw = raw_path(path)
     if not raw.is_file():
         raise InputError(f"{path}: its voxels {raw} are missing; fetch the scan again")
-    if reader.GetPixelID() != sitk.sitkInt16:
-        raise InputError(
-            f"{path}: wanted ElementType MET_SHORT (int16 HU, as in LUNA16), got {header.get('ElementType')}"
-        )
+    check_size(raw, header, raw.stat().st_size)
     return reader
 
 

@@ -1,34 +1,30 @@
-"""Pictures: curves, counts, crops, scans; matplotlib's one door.
+"""Curves and counts as pictures; matplotlib's door, with scan_figures.py for scans and crops.
 
 Every `*_figure` returns a matplotlib Figure and touches neither the disk nor pyplot's state; `write_figure` writes.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
-from matplotlib.patheffects import withStroke
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from lunaops.errors import InputError
-from lunaops.froc import Froc
-from lunaops.geometry import Grid, irc_from_xyz, is_inside
-from lunaops.metrics import PrecisionRecallCurve, RocCurve
-from lunaops.views import EDGES, Hanging, View, crop_views, hanging, orthogonal_views, transverse_views
+if TYPE_CHECKING:
+    from lunaops.froc import Froc
+    from lunaops.metrics import PrecisionRecallCurve, RocCurve
 
 P = ParamSpec("P")
 
 # Okabe and Ito's colours: told apart with any colour vision, and in grey.
-BLUE, ORANGE, YELLOW, GREY = "#0072B2", "#D55E00", "#F0E442", "#8C8C8C"
+BLUE, ORANGE, GREEN, YELLOW, GREY = "#0072B2", "#D55E00", "#009E73", "#F0E442", "#8C8C8C"
+SPLIT_LOOKS = {"train": (BLUE, "-"), "val": (ORANGE, "--"), "test": (GREEN, "-.")}
 STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.titlesize": 12,
@@ -38,22 +34,9 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#DDDDDD",
     "axes.axisbelow": True,
 }
-LUNG_HU = (-1350, 150)  # the usual lung window: level -600, width 1500
-OBLIQUE_DEGREES = 1.0  # less is not seen
-CROP_FIELD_MM = 36.0  # what 48 columns of 0.75 mm cover: every crop of a gallery on one scale
-SCAN_FIELD_MM = 64.0
 
 
-@dataclass(frozen=True, eq=False)
-class GalleryCrop:
-    """A crop's three central planes as predict stores them (R, C), (I, C), (I, R) in HU, and what to write below."""
-
-    planes: Mapping[str, NDArray[np.int16]]
-    grid: Grid
-    caption: str
-
-
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw with our STYLE and leave matplotlib's settings as they were."""
 
     @wraps(draw)
@@ -70,8 +53,8 @@ def write_figure(figure: Figure, path: Path) -> None:
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
 
 
-@_styled
-def roc_figure(curve: RocCurve, *, roc_auc: float) -> Figure:
+@styled
+def roc_figure(curve: "RocCurve", *, roc_auc: float) -> Figure:
     """The ROC curve; the area in the title."""
     figure, axes = _chart(f"ROC: area {_number(roc_auc)}", "false positive rate", "sensitivity")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
@@ -81,8 +64,8 @@ def roc_figure(curve: RocCurve, *, roc_auc: float) -> Figure:
     return figure
 
 
-@_styled
-def precision_recall_figure(curve: PrecisionRecallCurve, *, average_precision: float, prevalence: float) -> Figure:
+@styled
+def precision_recall_figure(curve: "PrecisionRecallCurve", *, average_precision: float, prevalence: float) -> Figure:
     """Precision over recall; the average precision in the title, chance at the share of nodules."""
     title = f"Precision and recall: average precision {_number(average_precision)}"
     figure, axes = _chart(title, "recall", "precision")
@@ -95,8 +78,8 @@ def precision_recall_figure(curve: PrecisionRecallCurve, *, average_precision: f
     return figure
 
 
-@_styled
-def froc_figure(froc: Froc, *, title: str = "FROC") -> Figure:
+@styled
+def froc_figure(froc: "Froc", *, title: str = "FROC") -> Figure:
     """Sensitivity over false positives per scan, from 1/8 to 8 in octaves; the rates that make the CPM marked."""
     figure, axes = _chart(f"{title}: CPM {_number(froc.cpm)}", "false positives per scan", "sensitivity", (7.0, 5.0))
     rates = list(froc.sensitivity_at)
@@ -115,7 +98,7 @@ def froc_figure(froc: Froc, *, title: str = "FROC") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def confusion_figure(metrics: Mapping[str, float], *, threshold: float) -> Figure:
     """The four counts of `classification_metrics`, each with its share of the true class."""
     negatives, positives = metrics["num_neg"], metrics["num_pos"]
@@ -135,7 +118,7 @@ def confusion_figure(metrics: Mapping[str, float], *, threshold: float) -> Figur
     return figure
 
 
-@_styled
+@styled
 def bands_figure(bands: pd.DataFrame, *, threshold: float) -> Figure:
     """Sensitivity of each diameter band of `sensitivity_by_diameter`, with its counts."""
     title = f"Nodules found at threshold {threshold:g}, by diameter"
@@ -152,7 +135,39 @@ def bands_figure(bands: pd.DataFrame, *, threshold: float) -> Figure:
     return figure
 
 
-@_styled
+@styled
+def splits_figure(counts: pd.DataFrame, diameters: Mapping[str, pd.Series]) -> Figure:
+    """What each split holds, as shares, and how its nodules' diameters [mm] are spread: is it representative?
+
+    `counts` and `diameters` as lunaops/cohort.py gives them; a share of nothing is left out.
+    """
+    figure = Figure(figsize=(12.0, 5.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.15], squeeze=False).flat
+    malignancy_known = counts["malignant"] + counts["benign"]
+    shares = (
+        ("scans without a nodule", counts["scans_without_nodules"], counts["scans"]),
+        ("candidates of class nodule", counts["positives"], counts["candidates"]),
+        ("malignant, of the nodules where that is known", counts["malignant"], malignancy_known),
+    )
+    for axes, (name, part, whole) in zip(left.subplots(len(shares), 1), shares, strict=True):
+        _share_bars(axes, name, part, whole)
+    axes = right.subplots()
+    axes.set(title="Nodules up to a diameter", xlabel="diameter [mm]", ylabel="share of the split's nodules")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_ylim(-0.02, 1.02)
+    for split, values in diameters.items():
+        color, line = SPLIT_LOOKS[split]
+        label = f"{split}: {len(values):,} nodules"
+        if len(values):
+            axes.ecdf(values, color=color, linestyle=line, linewidth=2, label=label)
+        else:
+            axes.plot([], [], color=color, linestyle=line, label=label)
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+@styled
 def histogram_figure(is_nodule: ArrayLike, scores: ArrayLike, *, threshold: float) -> Figure:
     """How the scores of each class are spread, counted on a logarithmic axis."""
     label, score = np.asarray(is_nodule, dtype=bool), np.asarray(scores, dtype=np.float64)
@@ -171,151 +186,17 @@ def histogram_figure(is_nodule: ArrayLike, scores: ArrayLike, *, threshold: floa
     return figure
 
 
-@_styled
-def gallery_figure(crops: Sequence[GalleryCrop], *, title: str) -> Figure:
-    """Crops on one scale, each as its transverse, coronal and sagittal plane in the lung window, hung upright.
-
-    Marks on the frames point at the candidate. Without crops the figure says so.
-    """
-    columns = 2 if len(crops) > 1 else 1
-    rows = max(1, math.ceil(len(crops) / columns))
-    figure = Figure(figsize=(6.2 * columns, 2.75 * rows + 0.6), layout="constrained")
-    figure.suptitle(title, fontsize=14)
-    if not crops:
-        figure.text(0.5, 0.4, "none", ha="center", fontsize=14, color=GREY)
-        return figure
-    for cell, crop in zip(figure.subfigures(rows, columns, squeeze=False).flat, crops, strict=False):
-        how = hanging(crop.grid.direction)
-        views = crop_views(crop.planes, crop.grid.spacing_xyz, how)
-        for axes, view in zip(cell.subplots(1, 3), views.values(), strict=True):
-            _show(axes, view)
-            _limit(axes, CROP_FIELD_MM)
-            _point_at_center(axes)
-        _scale_bar(cell.axes[0], CROP_FIELD_MM)
-        cell.supxlabel(crop.caption + _oblique_note(how, "\n"), fontsize=10)
-    return figure
-
-
-@_styled
-def scan_figure(
-    hu: NDArray[np.int16],
-    grid: Grid,
-    center_xyz: ArrayLike,
-    *,
-    diameter_mm: float = 0.0,
-    title: str = "",
-    num_slices: int = 7,
-) -> Figure:
-    """A place in a scan: three whole planes through it, then transverse slices around it, magnified.
-
-    A ring shows the annotated diameter where the slice cuts it; of an unknown one (0) the place alone is marked.
-    The slices follow one another from feet to head, with steps wide enough to pass the whole nodule. Where the scan
-    ends, the row says so. Raises InputError if the place lies outside the scan.
-    """
-    center_irc = irc_from_xyz(np.asarray(center_xyz, dtype=np.float64), grid)
-    if not is_inside(center_irc[None], grid)[0]:
-        place = ", ".join(f"{value:.1f}" for value in np.asarray(center_xyz))
-        raise InputError(f"({place}) mm lies outside the scan; its voxels go up to index, row, column {grid.shape_irc}")
-    how = hanging(grid.direction)
-    planes = orthogonal_views(hu, center_irc, grid.spacing_xyz, how)
-    offsets = _slice_offsets(diameter_mm, planes["coronal"].pixel_mm[0], num_slices)
-    slices = transverse_views(hu, center_irc, grid.spacing_xyz, how, offsets)
-    figure = Figure(figsize=(14.0, 8.2), layout="constrained")
-    figure.suptitle(title + _oblique_note(how, "  "), fontsize=14)
-    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.3, 1]).flat
-    for axes, view in zip(above.subplots(1, 3), planes.values(), strict=True):
-        _show(axes, view)
-        _cross_hair(axes, view, max(diameter_mm, 8.0))
-        _ring(axes, view, diameter_mm)
-        axes.set_title(view.plane, pad=16)
-    for axes, slice_view in zip(below.subplots(1, num_slices), slices, strict=True):
-        _slice_panel(axes, slice_view, float(np.asarray(center_xyz)[2]), diameter_mm)
-    _scale_bar(below.axes[num_slices // 2], SCAN_FIELD_MM)
-    return figure
-
-
-def _slice_panel(axes: Axes, view: View | None, center_z_mm: float, diameter_mm: float) -> None:
-    if view is None:
-        axes.set_facecolor("#EEEEEE")
-        axes.text(0.5, 0.5, "the scan\nends", transform=axes.transAxes, ha="center", va="center", color=GREY)
-        _bare(axes)
-        axes.set_box_aspect(1)
-        return
-    _show(axes, view, edges=False)
-    _limit(axes, SCAN_FIELD_MM)
-    _point_at_center(axes)
-    _ring(axes, view, diameter_mm)
-    axes.set_title(f"z {center_z_mm + view.depth_mm:.1f} mm", fontsize=11)
-
-
-def _slice_offsets(diameter_mm: float, spacing_mm: float, num_slices: int) -> list[int]:
-    """Steps in slices around 0, such that the row covers the diameter and a little more."""
-    middle = num_slices // 2
-    step = max(1, round(1.25 * diameter_mm / spacing_mm / max(1, num_slices - 1)))
-    return [step * (place - middle) for place in range(num_slices)]
-
-
-def _show(axes: Axes, view: View, *, edges: bool = True) -> None:
-    low, high = LUNG_HU
-    axes.imshow(view.image, cmap="gray", vmin=low, vmax=high, extent=view.extent_mm, interpolation="nearest")
-    _bare(axes)
-    if edges:
-        for letter, (x, y) in zip(EDGES[view.plane], [(0.5, 1), (0.5, 0), (0, 0.5), (1, 0.5)], strict=True):
-            shift = (12 * x - 6, 14 * y - 7)
-            axes.annotate(
-                letter, (x, y), shift, xycoords="axes fraction", textcoords="offset points",
-                fontsize=9, color="#555555", ha="center", va="center",
-            )  # fmt: skip
-
-
-def _bare(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-
-
-def _limit(axes: Axes, field_mm: float) -> None:
-    """A square of this side around the centre; black where the crop or scan does not reach."""
-    axes.set_facecolor("black")
-    axes.set_xlim(-field_mm / 2, field_mm / 2)
-    axes.set_ylim(field_mm / 2, -field_mm / 2)
-
-
-def _point_at_center(axes: Axes) -> None:
-    for start, stop in ((0.0, 0.06), (0.94, 1.0)):
-        axes.axvline(0, start, stop, color=YELLOW, linewidth=1)
-        axes.axhline(0, start, stop, color=YELLOW, linewidth=1)
-
-
-def _cross_hair(axes: Axes, view: View, gap_mm: float) -> None:
-    """Lines through the centre from edge to edge, open around it."""
-    left, right, bottom, top = view.extent_mm
-    across = [left, max(left, -gap_mm), math.nan, min(right, gap_mm), right]
-    along = [top, max(top, -gap_mm), math.nan, min(bottom, gap_mm), bottom]
-    axes.plot(across, [0] * 5, color=YELLOW, linewidth=0.7)
-    axes.plot([0] * 5, along, color=YELLOW, linewidth=0.7)
-    axes.set(xlim=(left, right), ylim=(bottom, top))
-
-
-def _ring(axes: Axes, view: View, diameter_mm: float) -> None:
-    """The circle in which this plane cuts a sphere of this diameter, if it does."""
-    radius_squared = (diameter_mm / 2) ** 2 - view.depth_mm**2
-    if radius_squared > 0:
-        axes.add_patch(Circle((0, 0), math.sqrt(radius_squared), fill=False, color=ORANGE, linewidth=1.3))
-
-
-def _scale_bar(axes: Axes, field_mm: float) -> None:
-    edge = field_mm / 2
-    outline = [withStroke(linewidth=4, foreground="black")]  # readable on soft tissue too
-    axes.plot([-0.9 * edge, -0.9 * edge + 10], [0.86 * edge] * 2, color="white", linewidth=2, path_effects=outline)
-    axes.text(-0.9 * edge, 0.82 * edge, "10 mm", color="white", fontsize=9, va="bottom", path_effects=outline)
-
-
-def _oblique_note(how: Hanging, separator: str) -> str:
-    if how.degrees_off < OBLIQUE_DEGREES:
-        return ""
-    return f"{separator}oblique scan: planes along its voxels, {how.degrees_off:.0f}° off the patient's axes"
+def _share_bars(axes: Axes, name: str, part: pd.Series, whole: pd.Series) -> None:
+    share = 100 * part / whole.where(whole > 0)
+    axes.set_title(name, loc="left", fontsize=11)
+    axes.barh(list(share.index), share.fillna(0), color=[SPLIT_LOOKS[split][0] for split in share.index], height=0.7)
+    for place, split in enumerate(share.index):
+        text = f"{part[split]:,} of {whole[split]:,}" + (f": {share[split]:.3g} %" if whole[split] else "")
+        axes.annotate(text, (share.fillna(0)[split], place), (4, 0), textcoords="offset points", va="center")
+    axes.set_xlim(0, max(1.6 * share.max(), 1e-3) if share.notna().any() else 1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    axes.grid(False, axis="y")
+    axes.invert_yaxis()
 
 
 def _chart(title: str, x: str, y: str, size: tuple[float, float] = (5.4, 5.0)) -> tuple[Figure, Axes]:

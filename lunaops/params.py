@@ -100,16 +100,24 @@ class MergeParams(_Section):
 class SplitParams(_Section):
     """Which candidates train, validate and test."""
 
-    strategy: Literal["subset", "candidate_stride"]
+    strategy: Literal["subset", "k_fold", "series_hash", "candidate_stride"]
     val: Annotated[tuple[Subset, ...], Field(strict=False)]
     test: Annotated[tuple[Subset, ...], Field(strict=False)]
+    fold: Annotated[int, Field(ge=0, le=9)]
+    seed: NonNegativeInt
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    test_share: Annotated[float, Field(ge=0, lt=1)]
     val_stride: Annotated[int, Field(ge=2)]
 
     @model_validator(mode="after")
-    def _disjoint(self) -> Self:
+    def _whole(self) -> Self:
         both = sorted(set(self.val) & set(self.test))
         if both:
             raise ValueError(f"val and test both name {', '.join(both)}; a subset is in one split only")
+        if self.strategy == "subset" and not self.val:
+            raise ValueError("val must name a subset where strategy is 'subset': each epoch is validated on it")
+        if self.val_share + self.test_share >= 1:
+            raise ValueError(f"val_share {self.val_share:g} and test_share {self.test_share:g} leave nothing to train")
         return self
 
 

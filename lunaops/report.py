@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lunaops import figures
+from lunaops import figures, scan_figures
 from lunaops.errors import InputError
 from lunaops.evaluation import Evaluation
 from lunaops.tables import grid_of
@@ -52,13 +52,13 @@ def gallery_figures(evaluation: Evaluation, pictures: Pictures, scans: pd.DataFr
     """
     grids = {row["series_uid"]: grid_of(row) for row in scans.to_dict("records")}
 
-    def crop_of(row: Any) -> figures.GalleryCrop:
-        return figures.GalleryCrop(pictures[row.candidate_id], grids[row.series_uid], _caption(row))
+    def crop_of(row: Any) -> scan_figures.GalleryCrop:
+        return scan_figures.GalleryCrop(pictures[row.candidate_id], grids[row.series_uid], _caption(row))
 
     for name, (said, rows) in _kinds(evaluation.predictions, evaluation.params.threshold).items():
         shown = rows[rows["candidate_id"].isin(list(pictures))].head(evaluation.params.gallery)
         crops = [crop_of(row) for row in shown.itertuples()]
-        yield name, figures.gallery_figure(crops, title=f"{said}: {len(crops)} of {len(rows)}")
+        yield name, scan_figures.gallery_figure(crops, title=f"{said}: {len(crops)} of {len(rows)}")
 
 
 def read_gallery(path: Path) -> Pictures:

@@ -1,7 +1,8 @@
 """The tables between the stages, read and written; DESIGN.md names their columns."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,31 @@ from lunaops.geometry import Grid
 
 XYZ = ["x", "y", "z"]  # patient millimetres
 _GRID_COLUMNS = ("shape", "spacing", "origin", "direction")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan on disk; `path` is relative to the folder of the raw data."""
+
+    series_uid: str
+    subset: str
+    path: str
+    grid: Grid
+
+
+def scan_table(scans: Sequence[Scan]) -> pd.DataFrame:
+    """The columns of scans.csv that the scans themselves decide; `split` is decided elsewhere."""
+    return pd.DataFrame(
+        {
+            "series_uid": [scan.series_uid for scan in scans],
+            "subset": [scan.subset for scan in scans],
+            "path": [scan.path for scan in scans],
+            "shape": [json.dumps(scan.grid.shape_irc) for scan in scans],
+            "spacing": [json.dumps(scan.grid.spacing_xyz) for scan in scans],
+            "origin": [json.dumps(scan.grid.origin_xyz) for scan in scans],
+            "direction": [json.dumps(scan.grid.direction) for scan in scans],
+        }
+    )
 
 
 def grid_of(row: Mapping[Any, Any] | pd.Series) -> Grid:
@@ -30,8 +56,9 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write `table` as .parquet or .csv, whatever its index."""
+    """Write `table` as .parquet or .csv, whatever its index; categories are written as text."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    table = table.astype(dict.fromkeys(table.select_dtypes("category").columns, str))
     if path.suffix == ".csv":
         table.to_csv(path, index=False, lineterminator="\n")
     else:

@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
-from lunaops.candidates import Scan, merge_annotations
+from lunaops.candidates import merge_annotations
+from lunaops.cohort import count_splits, diameters_of_splits
 from lunaops.command import run
 from lunaops.ct import read_grid
 from lunaops.labels import read_labels
 from lunaops.params import read_params
 from lunaops.subsets import find_scans
-from lunaops.tables import write_table
+from lunaops.tables import Scan, write_table
 
 
 def main(
@@ -19,12 +20,13 @@ def main(
     excluded: Path,
     candidates: Path,
     report: Path,
+    picture: Path,
     params_file: Path = Path("params.yaml"),
 ) -> None:
     """Match LUNA16's candidates to its annotations, decide the split, and write the tables.
 
     RAW holds labels/ and subset*/. Candidates and nodules of scans that are not there are left out and counted in
-    REPORT.
+    REPORT, which says what each split holds; PICTURE shows it.
     """
     params = read_params(params_file)
     found = [
@@ -40,6 +42,10 @@ def main(
     write_table(tables.candidates, candidates)
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(json.dumps(tables.facts, indent=1) + "\n")
+    from lunaops.figures import splits_figure, write_figure  # matplotlib: bad input is said before it loads
+
+    counts = count_splits(tables.scans, tables.nodules, tables.candidates)
+    write_figure(splits_figure(counts, diameters_of_splits(tables.scans, tables.nodules)), picture)
 
 
 if __name__ == "__main__":

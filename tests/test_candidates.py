@@ -7,14 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lunaops.candidates import Scan, match_nodules, merge_annotations, order_as_book
+from lunaops.candidates import match_nodules, merge_annotations, order_as_book
 from lunaops.errors import InputError
 from lunaops.geometry import Grid
 from lunaops.labels import Labels
 from lunaops.params import MergeParams, SplitParams
+from lunaops.tables import Scan
 
 MERGE = MergeParams(box_fraction=0.25)
-SPLIT = SplitParams(strategy="subset", val=("subset1",), test=("subset2",), val_stride=10)
+SPLIT = SplitParams(
+    strategy="subset", val=("subset1",), test=("subset2",), fold=0, seed=1, val_share=0.1, test_share=0.1, val_stride=10
+)
 XYZ = ["x", "y", "z"]
 
 
@@ -34,7 +37,7 @@ def nodules_of(*rows: tuple) -> pd.DataFrame:
 
 
 def labels_of(candidates: pd.DataFrame, nodules: pd.DataFrame, malignancy: pd.DataFrame | None = None) -> Labels:
-    return Labels(candidates, nodules, nodules_of(), malignancy)
+    return Labels(candidates, nodules, nodules_of(), malignancy, None)
 
 
 def match(candidate: tuple[float, float, float], *nodules: tuple) -> tuple[float, int]:
@@ -130,10 +133,14 @@ def test_a_scan_is_in_the_split_of_its_subset_and_so_are_its_candidates() -> Non
     }
     assert tables.facts["splits"]["test"] == {
         "scans": 2,
+        "scans_without_nodules": 0,
         "nodules": 2,  # that of scan 4, which no candidate hits, counts
+        "malignant": 0,
+        "benign": 0,
         "candidates": 1,
         "positives": 1,
         "negatives": 0,
+        "diameter_mm_percentiles": {"0": 5.0, "10": 5.3, "25": 5.75, "50": 6.5, "75": 7.25, "90": 7.7, "100": 8.0},
     }
 
 
@@ -161,7 +168,7 @@ def test_what_belongs_to_a_scan_that_is_not_on_disk_is_left_out_and_counted() ->
 def test_a_candidate_outside_its_scan_is_named_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
     candidates = pd.concat([ONE_EACH, candidates_of(("2", 5, 5, 101.6, False))])
     tables = merge_annotations(SCANS, labels_of(candidates, NODULES), merge=MERGE, split=SPLIT)
-    assert tables.facts["left_out"]["first_candidates_outside_scan"] == [["2", 5.0, 5.0, 101.6]]
+    assert tables.facts["left_out"]["first_candidates_outside_scan"] == [{"series_uid": "2", "xyz": [5, 5, 101.6]}]
     assert tables.facts["left_out"]["candidates_outside_scan"] == 1
     assert "1 candidates, the first at (5.00, 5.00, 101.60) mm, lie outside their scan 2: left out" in caplog.text
     assert len(tables.candidates) == 4
@@ -186,7 +193,9 @@ def test_malignancy_is_that_of_the_annotation_at_the_same_place_and_else_unknown
 
 
 def test_a_split_without_scans_is_refused() -> None:
-    with pytest.raises(InputError, match="the split val has no scan: set split.val, split.test and fetch.parts"):
+    with pytest.raises(
+        InputError, match="the split val has no scan by split.strategy subset: see its section, and fetch"
+    ):
         merge_annotations([SCANS[0], SCANS[2]], labels_of(ONE_EACH, NODULES), merge=MERGE, split=SPLIT)
 
 

@@ -28,6 +28,7 @@ def data(tmp_path: Path) -> Path:
         excluded=tmp_path / "excluded.parquet",
         candidates=tmp_path / "candidates.parquet",
         report=tmp_path / "data.json",
+        picture=tmp_path / "data.png",
         params_file=ROOT / "params.yaml",
     )
     return tmp_path
@@ -39,8 +40,8 @@ def call(*arguments: str) -> str:
 
 def test_summary_counts_splits_and_classes_and_lists_positives_by_size(data: Path) -> None:
     lines = [line.split() for line in call("summary", "--data", str(data)).splitlines()]
-    assert ["train", "1", "1", "1"] in lines
-    assert ["all", "3", "1", "3"] in lines
+    assert ["train", "1", "0", "1", "0", "0", "2", "1", "1"] in lines
+    assert ["all", "3", "2", "1", "0", "0", "4", "1", "3"] in lines
     assert ["0", "6.0", "mm", "1.5"] in lines
 
 

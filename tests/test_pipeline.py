@@ -19,7 +19,7 @@ DOORS = {
     "torch.utils.tensorboard": {"lunaops/tracking_tensorboard.py"},
     "ruamel": {"lunaops/params.py"},
     "pydantic": {"lunaops/params.py"},
-    "matplotlib": {"lunaops/figures.py"},
+    "matplotlib": {"lunaops/figures.py", "lunaops/scan_figures.py"},
     "requests": {"lunaops/sources/zenodo.py"},
     "zipfile": {"lunaops/sources/zenodo.py"},
     "typer": {"lunaops/command.py", "lunaops/__main__.py"},
@@ -37,6 +37,7 @@ WITHOUT_TORCH = [
     "crops",
     "evaluation",
     "figures",
+    "scan_figures",
 ]
 
 

@@ -49,7 +49,13 @@ def raw(tmp_path: Path) -> Path:
 def merge(raw: Path) -> subprocess.CompletedProcess[str]:
     out = raw.parent / "out"
     paths = {name: str(out / f"{name}.parquet") for name in ("nodules", "excluded", "candidates")}
-    options = {"raw": str(raw), "scans": str(out / "scans.csv"), "report": str(out / "data.json"), **paths}
+    options = {
+        "raw": str(raw),
+        "scans": str(out / "scans.csv"),
+        "report": str(out / "data.json"),
+        "picture": str(out / "data.png"),
+        **paths,
+    }
     return python("-m", "stages.merge_annotations", *[text for k, v in options.items() for text in (f"--{k}", v)])
 
 
@@ -63,6 +69,7 @@ def test_merge_writes_the_same_bytes_twice(raw: Path) -> None:
             excluded=out / "excluded.parquet",
             candidates=out / "candidates.parquet",
             report=out / "data.json",
+            picture=out / "data.png",
             params_file=ROOT / "params.yaml",
         )
         return {path.name: path.read_bytes() for path in out.iterdir()}

@@ -1,18 +1,20 @@
 import json
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lunaops.candidates import match_nodules, merge_annotations, order_as_book
 from lunaops.errors import InputError
 from lunaops.geometry import Grid
-from lunaops.labels import Labels
+from lunaops.labels import Labels, read_malignancy_csv, read_nodules_csv
 from lunaops.params import MergeParams, SplitParams
-from lunaops.tables import Scan
+from lunaops.tables import Scan, write_table
 
 MERGE = MergeParams(box_fraction=0.25)
 SPLIT = SplitParams(
@@ -177,6 +179,86 @@ def test_a_candidate_outside_its_scan_is_named_and_left_out(caplog: pytest.LogCa
 def test_a_repeated_candidate_counts_once() -> None:
     tables = merge_annotations(SCANS, labels_of(pd.concat([ONE_EACH, ONE_EACH[:1]]), NODULES), merge=MERGE, split=SPLIT)
     assert (len(tables.candidates), tables.facts["left_out"]["duplicate_candidates"]) == (4, 1)
+
+
+def test_a_repeated_annotation_is_one_nodule() -> None:
+    tables = merge_annotations(SCANS, labels_of(ONE_EACH, pd.concat([NODULES, NODULES])), merge=MERGE, split=SPLIT)
+    assert (len(tables.nodules), tables.facts["left_out"]["duplicate_nodules"]) == (4, 4)
+    assert tables.facts["splits"]["test"]["nodules"] == 2
+
+
+def test_a_repeated_excluded_finding_is_counted() -> None:
+    labels = replace(labels_of(ONE_EACH, NODULES), excluded=nodules_of(("1", 7, 7, 7, -1), ("1", 7, 7, 7, -1)))
+    tables = merge_annotations(SCANS, labels, merge=MERGE, split=SPLIT)
+    assert (len(tables.excluded), tables.facts["left_out"]["duplicate_excluded_findings"]) == (1, 1)
+
+
+def test_a_place_with_both_classes_is_a_nodule_and_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    candidates = pd.concat([ONE_EACH, candidates_of(("1", 9, 9, 9, True), ("1", 9, 9, 9.5, False))])
+    tables = merge_annotations(SCANS, labels_of(candidates, NODULES), merge=MERGE, split=SPLIT)
+    at = tables.candidates[(tables.candidates[XYZ] == 9).all(axis=1)]
+    assert at["is_nodule"].tolist() == [True]
+    assert (len(tables.candidates), tables.facts["left_out"]["contradictory_candidates"]) == (5, 1)
+    assert "1 candidates have class 0 in one line and 1 in another, the first of series 1 at (9" in caplog.text
+
+
+def test_minus_zero_is_zero() -> None:
+    candidates = pd.concat([ONE_EACH, candidates_of(("1", 0.0, 5.0, 5.0, False), ("1", -0.0, 5.0, 5.0, False))])
+    tables = merge_annotations(SCANS, labels_of(candidates, NODULES), merge=MERGE, split=SPLIT)
+    assert (len(tables.candidates), tables.facts["left_out"]["duplicate_candidates"]) == (5, 1)
+
+
+def test_a_series_that_seriesuids_csv_lacks_is_counted_and_a_scan_on_disk_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    candidates = pd.concat([ONE_EACH, candidates_of(("8", 1, 1, 1, False), ("9", 1, 1, 1, False))])
+    labels = replace(labels_of(candidates, NODULES), series_uids=frozenset({"1", "2", "3", "8"}))
+    facts = merge_annotations(SCANS, labels, merge=MERGE, split=SPLIT).facts
+    assert facts["left_out"]["candidates_without_scan"] == 2
+    assert facts["left_out"]["candidates_of_unknown_series"] == 1
+    assert facts["scans_not_in_seriesuids"] == 1
+    assert "1 scans on disk are not in seriesuids.csv, the first 4: are the labels" in caplog.text
+
+
+def test_the_real_malignancies_all_find_their_nodule(slabs: Path) -> None:
+    folder = slabs.parent / "luna16-labels"
+    nodules = read_nodules_csv(folder / "annotations.csv")
+    malignancy = read_malignancy_csv(folder / "annotations_with_malignancy.csv")
+    labels = Labels(candidates_of(("1", 5, 5, 5, True)), nodules, nodules_of(), malignancy, None)
+    everywhere = Grid((101, 101, 101), (50.0, 50.0, 50.0), (-2500.0,) * 3, SCANS[0].grid.direction)
+    scans = [Scan(uid, "subset0", "", everywhere) for uid in nodules["series_uid"].unique()]
+    labels = replace(labels, candidates=nodules.drop(columns="diameter_mm").assign(is_nodule=True))
+    split = SPLIT.model_copy(update={"strategy": "series_hash"})
+    flags = merge_annotations(scans, labels, merge=MERGE, split=split).nodules["is_malignant"]
+    assert (len(flags), int(flags.notna().sum()), int(flags.sum())) == (1186, 1182, 378)
+
+
+rows = st.tuples(st.sampled_from(["1", "2", "3", "4", "9"]), place, place, place, st.booleans())
+strategies = st.sampled_from(["subset", "k_fold", "series_hash", "candidate_stride"])
+
+
+@settings(max_examples=25, phases=[Phase.explicit, Phase.generate])
+@given(st.lists(rows, max_size=15), st.randoms(use_true_random=False), strategies)
+def test_whatever_the_order_of_the_rows_the_tables_are_the_same_bytes_and_the_splits_part_the_scans(
+    tmp_path_factory: pytest.TempPathFactory, more: list, random, strategy: str
+) -> None:
+    split = SPLIT.model_copy(update={"strategy": strategy, "val_stride": 2, "val_share": 0.4, "seed": 1})
+    candidates = pd.concat([ONE_EACH, candidates_of(*more), candidates_of(("4", 9, 9, 9, False))], ignore_index=True)
+    order = list(range(len(candidates)))
+    random.shuffle(order)
+    written, folder = [], tmp_path_factory.getbasetemp()
+    for table in (candidates, candidates.iloc[order]):
+        tables = merge_annotations(SCANS, labels_of(table, NODULES), merge=MERGE, split=split)
+        for name in ("scans", "nodules", "excluded", "candidates"):
+            write_table(getattr(tables, name), folder / f"{name}.parquet")
+        written.append([(folder / f"{name}.parquet").read_bytes() for name in ("scans", "nodules", "candidates")])
+        written[-1].append(json.dumps(tables.facts).encode())
+    assert written[0] == written[1]
+    assert sorted(tables.scans["series_uid"]) == ["1", "2", "3", "4"]
+    assert set(tables.candidates["split"]) <= set(tables.scans["split"]) | {"train"}
+    if strategy != "candidate_stride":
+        split_of = dict(zip(tables.scans["series_uid"], tables.scans["split"], strict=True))
+        assert tables.candidates["split"].tolist() == [split_of[uid] for uid in tables.candidates["series_uid"]]
 
 
 def test_the_order_of_the_files_rows_does_not_change_the_tables() -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 
 from lunaops import figures
+from lunaops.cohort import count_splits, diameters_of_splits
 from lunaops.froc import Froc
 from lunaops.metrics import classification_metrics, precision_recall, roc
 
@@ -115,3 +116,19 @@ def test_the_histogram_counts_each_class():
     axes = figures.histogram_figure(IS_NODULE, SCORES, threshold=0.5).axes[0]
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["other: 2", "nodule: 2", "threshold 0.5"]
+
+
+def test_the_splits_are_shown_as_shares_and_a_share_of_nothing_is_left_out(tmp_path):
+    scans = pd.DataFrame({"series_uid": list("1234"), "split": ["train", "train", "train", "val"]})
+    nodules = pd.DataFrame({"series_uid": ["1", "1", "4"], "diameter_mm": [8.0, 4.0, 6.0], "is_malignant": [pd.NA] * 3})
+    candidates = pd.DataFrame({"split": ["train"] * 4, "is_nodule": [True, False, False, False]})
+    counts = count_splits(scans, nodules, candidates)
+    figure = figures.splits_figure(counts, diameters_of_splits(scans, nodules))
+    without, positive, malignant, spread = figure.axes
+    assert texts(without) == ["2 of 3: 66.7 %", "0 of 1: 0 %", "0 of 0"]
+    assert texts(positive) == ["1 of 4: 25 %", "0 of 0", "0 of 0"]
+    assert texts(malignant) == ["0 of 0"] * 3
+    legend = [text.get_text() for text in spread.get_legend().get_texts()]
+    assert legend == ["train: 2 nodules", "val: 1 nodules", "test: 0 nodules"]
+    assert spread.lines[0].get_xdata()[1:].tolist() == [4.0, 8.0]
+    figures.write_figure(figure, tmp_path / "data.png")

@@ -3,18 +3,26 @@
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
 
+BYTES = "B"  # the unit of loops over blocks of bytes: their amounts are said in kB, MB, GB
+
 logger = logging.getLogger(__name__)
 
 FIRST_LINE_AFTER = timedelta(seconds=4)  # a loop that is quicker than this says nothing
+_FAR_AWAY_S = 1e9  # the first bytes of a large file would promise a year that a date has no room for
 
 
 def _local_time() -> datetime:
     return datetime.now().astimezone()
+
+
+def _one(_: object) -> int:
+    return 1
 
 
 def progress(
@@ -23,57 +31,112 @@ def progress(
     label: str,
     unit: str,
     total: int | None = None,
+    size_of: Callable[[T], int] = _one,
+    done: int = 0,
     terminal: bool | None = None,
     clock: Callable[[], datetime] = _local_time,
 ) -> Iterator[T]:
-    """Yield the items unchanged and say how far the loop is.
+    """Yield the items unchanged and say how far the loop is, how fast, and when it will be done.
 
     In a terminal (`terminal`; None: ask stderr) a bar. Else log lines after 4 s, 8 s, 16 s, ... of looping, so a day
     makes 15 of them, and one at the end. `total` is the number of items where `iterable` has no len(); without it
-    there is a rate and no time of completion. `unit` is a plural: 'scans'.
+    there is a rate and no time of completion. `unit` is a plural: 'scans'. Items that do not count as one each have a
+    `size_of`; `done` of the total was there before the loop.
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
+    loop = _Loop(unit, total, done, clock())
     if sys.stderr.isatty() if terminal is None else terminal:
-        return _with_bar(iterable, total, label, unit)
-    return _with_lines(iterable, total, label, unit, clock)
+        return _with_bar(iterable, loop, label, size_of, clock)
+    return _with_lines(iterable, loop, label, size_of, clock)
 
 
-def _with_bar(iterable: Iterable[T], total: int | None, label: str, unit: str) -> Iterator[T]:
+@dataclass
+class _Loop:
+    """What came, and what it tells; the amounts are in `unit`."""
+
+    unit: str
+    total: int | None
+    done: int
+    start: datetime
+    count: int = 0  # what came since `start`
+
+    def state(self, now: datetime) -> str:
+        amount, rate = self.done + self.count, self.rate(now)
+        if not self.total:
+            return f"{self._said(amount)}, {rate}"
+        so_far = self._said(amount, self.total)
+        left = _whole_seconds(self._end(now) - now)
+        return f"{so_far} ({amount / self.total:.0%}), {rate}, {self.done_at(now)} (in {left})"
+
+    def done_at(self, now: datetime) -> str:
+        """When the loop will be done, empty where that cannot be told."""
+        if not (self.total and self.count):
+            return ""
+        end = self._end(now)
+        return f"done at {end:%H:%M:%S}" if end.date() == now.date() else f"done at {end:%Y-%m-%d %H:%M:%S}"
+
+    def summary(self, now: datetime) -> str:
+        return f"{self._said(self.count)} in {_whole_seconds(now - self.start)}, {self.rate(now)}"
+
+    def rate(self, now: datetime) -> str:
+        rate = self.count / (now - self.start).total_seconds()
+        if self.unit == BYTES:
+            return f"{self._said(round(rate))}/s"
+        return f"{rate:.3g} a second" if rate >= 1 or not rate else f"{1 / rate:.3g} s each"
+
+    def _end(self, now: datetime) -> datetime:
+        assert self.total is not None
+        left_s = (now - self.start).total_seconds() * (self.total - self.done - self.count) / self.count
+        return now + timedelta(seconds=min(left_s, _FAR_AWAY_S))
+
+    def _said(self, amount: int, total: int | None = None) -> str:
+        """'3 scans', or '3 of 50 scans'; bytes in the unit that suits the larger."""
+        numbers = [amount] if total is None else [amount, total]
+        if self.unit != BYTES:
+            return f"{' of '.join(map(str, numbers))} {self.unit}"
+        power = next((power for power in (4, 3, 2, 1) if max(numbers) >= 1000**power), 0)
+        return f"{' of '.join(f'{n / 1000**power:.3g}' for n in numbers)} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def _with_bar(
+    iterable: Iterable[T], loop: _Loop, label: str, size_of: Callable[[T], int], clock: Callable[[], datetime]
+) -> Iterator[T]:
     from tqdm import tqdm
 
-    yield from tqdm(iterable, total=total, desc=label, unit=f" {unit}", dynamic_ncols=True, file=sys.stderr)
+    is_bytes = loop.unit == BYTES
+    unit = loop.unit if is_bytes else f" {loop.unit}"
+    with tqdm(
+        total=loop.total,
+        initial=loop.done,
+        desc=label,
+        unit=unit,
+        unit_scale=is_bytes,
+        dynamic_ncols=True,
+        file=sys.stderr,
+    ) as bar:
+        for item in iterable:
+            yield item
+            loop.count += size_of(item)
+            if bar.update(size_of(item)):
+                bar.set_postfix_str(loop.done_at(clock()), refresh=False)
 
 
 def _with_lines(
-    iterable: Iterable[T], total: int | None, label: str, unit: str, clock: Callable[[], datetime]
+    iterable: Iterable[T], loop: _Loop, label: str, size_of: Callable[[T], int], clock: Callable[[], datetime]
 ) -> Iterator[T]:
-    start = clock()
     next_line = FIRST_LINE_AFTER
-    count = 0
-    for count, item in enumerate(iterable, start=1):
+    for item in iterable:
         yield item
-        elapsed = clock() - start
-        if elapsed >= next_line and count != total:
-            logger.info("%s: %s", label, _state(count, total, unit, elapsed, start))
-            while next_line <= elapsed:
+        loop.count += size_of(item)
+        now = clock()
+        if now - loop.start >= next_line and loop.done + loop.count != loop.total:
+            logger.info("%s: %s", label, loop.state(now))
+            while next_line <= now - loop.start:
                 next_line *= 2
-    elapsed = clock() - start
-    if elapsed >= FIRST_LINE_AFTER:
-        logger.info("%s: %d %s in %s", label, count, unit, _whole_seconds(elapsed))
-
-
-def _state(count: int, total: int | None, unit: str, elapsed: timedelta, start: datetime) -> str:
-    if total is None:
-        return f"{count} {unit}, {count / elapsed.total_seconds():.3g} a second"
-    needed = elapsed * (total / count)
-    done_at = _clock_time(start + needed, start + elapsed)
-    left = _whole_seconds(needed - elapsed)
-    return f"{count} of {total} {unit} ({count / total:.0%}), done at {done_at} (in {left})"
-
-
-def _clock_time(moment: datetime, now: datetime) -> str:
-    return f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
+    now = clock()
+    if now - loop.start >= FIRST_LINE_AFTER:
+        logger.info("%s: %s", label, loop.summary(now))
 
 
 def _whole_seconds(duration: timedelta) -> timedelta:

@@ -1,9 +1,10 @@
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from lunaops.progress import progress
+from lunaops.progress import BYTES, progress
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -39,19 +40,19 @@ def test_a_terminal_gets_a_bar_and_every_item(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_line_says_how_far_and_when_done(caplog: pytest.LogCaptureFixture) -> None:
-    assert lines_of(caplog, 50, 60.0)[0] == "crops: 1 of 50 scans (2%), done at 12:50:00 (in 0:49:00)"
+    assert lines_of(caplog, 50, 60.0)[0] == "crops: 1 of 50 scans (2%), 60 s each, done at 12:50:00 (in 0:49:00)"
 
 
 def test_the_completion_names_the_day_when_it_is_not_today(caplog: pytest.LogCaptureFixture) -> None:
     first = lines_of(caplog, 48, 1800.0)[0]
-    assert first == "crops: 1 of 48 scans (2%), done at 2026-03-02 12:00:00 (in 23:30:00)"
+    assert first == "crops: 1 of 48 scans (2%), 1.8e+03 s each, done at 2026-03-02 12:00:00 (in 23:30:00)"
 
 
 def test_lines_come_at_doubling_times(caplog: pytest.LogCaptureFixture) -> None:
     lines = lines_of(caplog, 100, 1.0)
     counts = [int(line.split()[1]) for line in lines]
     assert counts == [4, 8, 16, 32, 64, 100]
-    assert lines[-1] == "crops: 100 scans in 0:01:40"
+    assert lines[-1] == "crops: 100 scans in 0:01:40, 1 a second"
 
 
 def test_a_day_of_looping_is_no_flood(caplog: pytest.LogCaptureFixture) -> None:
@@ -66,8 +67,8 @@ def test_one_long_item_gives_one_line_not_one_for_each_doubling_it_slept_through
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert lines_of(caplog, 2, 100.0) == [
-        "crops: 1 of 2 scans (50%), done at 12:03:20 (in 0:01:40)",
-        "crops: 2 scans in 0:03:20",
+        "crops: 1 of 2 scans (50%), 100 s each, done at 12:03:20 (in 0:01:40)",
+        "crops: 2 scans in 0:03:20, 100 s each",
     ]
 
 
@@ -89,3 +90,68 @@ def test_a_total_can_be_given_for_what_has_no_length(caplog: pytest.LogCaptureFi
 
 def test_an_empty_loop_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert lines_of(caplog, 0, 1.0) == []
+
+
+MEGABYTE = 1_000_000
+
+
+def bytes_lines(caplog: pytest.LogCaptureFixture, sizes: list[int], **options: object) -> list[str]:
+    """What is said of blocks of these sizes that take 4 s each."""
+    clock = Clock()
+    caplog.set_level(logging.INFO, logger="lunaops.progress")
+    blocks = progress(
+        iter(map(bytes, sizes)),
+        label="a.zip",
+        unit=BYTES,
+        size_of=len,
+        terminal=False,
+        clock=clock,
+        **options,  # type: ignore[arg-type]
+    )
+    for _ in blocks:
+        clock.now += timedelta(seconds=4)
+    return caplog.messages
+
+
+def test_bytes_are_said_in_the_unit_that_suits_the_larger_number(caplog: pytest.LogCaptureFixture) -> None:
+    assert bytes_lines(caplog, [MEGABYTE, MEGABYTE // 2, MEGABYTE // 2], total=4 * MEGABYTE) == [
+        "a.zip: 1 of 4 MB (25%), 250 kB/s, done at 12:00:16 (in 0:00:12)",
+        "a.zip: 1.5 of 4 MB (38%), 188 kB/s, done at 12:00:21 (in 0:00:13)",
+        "a.zip: 2 MB in 0:00:12, 167 kB/s",
+    ]
+
+
+def test_what_was_there_before_counts_for_the_total_and_not_for_the_rate(caplog: pytest.LogCaptureFixture) -> None:
+    assert bytes_lines(caplog, [500, 500], total=4000, done=3000) == [
+        "a.zip: 3.5 of 4 kB (88%), 125 B/s, done at 12:00:08 (in 0:00:04)",
+        "a.zip: 1 kB in 0:00:08, 125 B/s",
+    ]
+
+
+def test_bytes_without_a_total_have_a_rate(caplog: pytest.LogCaptureFixture) -> None:
+    assert bytes_lines(caplog, [999, 1])[0] == "a.zip: 999 B, 250 B/s"
+
+
+def test_a_trickle_of_a_large_file_promises_a_time_that_is_a_date(caplog: pytest.LogCaptureFixture) -> None:
+    assert "done at 2057-11-07" in bytes_lines(caplog, [1, 1], total=10**14)[0]
+
+
+def test_a_terminal_shows_rate_and_completion_of_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    blocks = progress(
+        iter([bytes(MEGABYTE)] * 3),
+        label="a.zip",
+        unit=BYTES,
+        size_of=len,
+        total=4 * MEGABYTE,
+        done=MEGABYTE,
+        terminal=True,
+        clock=clock,
+    )
+    for _ in blocks:
+        clock.now += timedelta(seconds=4)
+        time.sleep(0.11)  # the bar is drawn ten times a second
+    shown = capsys.readouterr().err
+    assert "4.00M/4.00M" in shown
+    assert "MB/s" in shown
+    assert "done at 12:00:12" in shown

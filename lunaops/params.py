@@ -44,7 +44,7 @@ class FetchParams(_Section):
     labels_directory: str | None
     copy_scans: bool
     candidates: Literal["candidates", "candidates_V2"]
-    base_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/[^/\s]+)*$")]
+    base_url: Annotated[str, Field(pattern=r"^https?://[^/\s?#]+(/[^/\s?#]+)*/?$")]
     keep_archives: bool
 
     @model_validator(mode="after")

@@ -45,8 +45,9 @@ def main(part: str, folder: Path, archives: Path, params_file: Path = Path("para
                     archives,
                     previous=folder,
                     base_url=params.fetch.base_url,
-                    keep_archives=params.fetch.keep_archives,
                 )
+    if params.fetch.source == "zenodo" and not params.fetch.keep_archives:
+        zenodo.remove_archives(part, archives)  # now that what they held is in its place
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ DOORS = {
     "ruamel": {"lunaops/params.py"},
     "pydantic": {"lunaops/params.py"},
     "matplotlib": {"lunaops/figures.py", "lunaops/scan_figures.py"},
-    "requests": {"lunaops/sources/zenodo.py"},
-    "zipfile": {"lunaops/sources/zenodo.py"},
+    "requests": {"lunaops/sources/download.py"},
+    "urllib3": {"lunaops/sources/download.py"},
+    "zipfile": {"lunaops/sources/archive.py"},
     "typer": {"lunaops/command.py", "lunaops/__main__.py"},
 }
 KNOW_NOTHING_OF_OURS = ["geometry", "metrics", "froc", "augment", "model", "progress", "views"]

@@ -23,9 +23,9 @@ from lunaops.ct import HuArray
 from lunaops.errors import InputError
 from lunaops.geometry import Grid
 from lunaops.progress import progress
+from lunaops.sources.disk import check_space
 from lunaops.sources.metaimage import write_metaimage
 from lunaops.sources.slices import Slice, stack
-from lunaops.sources.staging import check_room
 from lunaops.subsets import is_series_uid
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # SOP classes, DICOM PS3.4 B.5
@@ -84,7 +84,7 @@ def write_scans(source: Path, folder: Path, workers: int) -> None:
     _say_left(source, left)
     if not series:
         raise InputError(f"{source}: no CT series of two slices or more; mend fetch.directory")
-    check_room(folder, sum(2 * math.prod(one.grid.shape_irc) for one in series))
+    check_space({folder: sum(2 * math.prod(one.grid.shape_irc) for one in series)})
     work = spread(partial(_write_scan, folder=folder), series, min(workers, len(series) // _SERIES_PER_PROCESS))
     clipped = list(progress(work, total=len(series), label=f"write scans of {source}", unit="series"))
     _say_written(source, series, sum(clipped))

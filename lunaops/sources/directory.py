@@ -22,7 +22,7 @@ from lunaops.ct import raw_path, read_grid
 from lunaops.errors import InputError
 from lunaops.progress import progress
 from lunaops.sources import dicom
-from lunaops.sources.staging import check_room
+from lunaops.sources.disk import check_space
 from lunaops.subsets import SUBSETS, scan_headers
 
 LABEL_FILES = (
@@ -98,7 +98,7 @@ def _take_scans(part: str, headers: Sequence[Path], folder: Path, replaced: Path
         _check_kept(raw_path(header), replaced)
         read_grid(header)  # its voxels are there, of the right type and size
     if copy:
-        check_room(folder, sum(raw_path(header).stat().st_size for header in headers))
+        check_space({folder: sum(raw_path(header).stat().st_size for header in headers)})
     take = _copy_scan if copy else _link_scan
     for header in progress(headers, label=part, unit="scans"):
         take(header, folder / header.name)

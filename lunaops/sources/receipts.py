@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lunaops.progress import progress
+from lunaops.sources.disk import writing
 
 _BLOCK = 1 << 20
 
@@ -52,8 +53,9 @@ class Receipts:
         """Replace the file at `path`, all at once."""
         text = json.dumps({name: asdict(receipt) for name, receipt in sorted(self._receipts.items())}, indent=1)
         unfinished = self.path.with_name(f"{self.path.name}.unfinished")
-        unfinished.write_text(f"{text}\n", encoding="utf-8")
-        unfinished.replace(self.path)
+        with writing(self.path):
+            unfinished.write_text(f"{text}\n", encoding="utf-8")
+            unfinished.replace(self.path)
 
     def link_again(
         self, name: str, previous: Path, folder: Path, *, md5: str | None, files: Collection[str] | None

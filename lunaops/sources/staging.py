@@ -1,34 +1,41 @@
-"""A folder that is complete or not there, and has room."""
+"""A folder that is complete or not there."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lunaops.errors import InputError
+from lunaops.sources.disk import writing
 
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """Give an empty folder to fill; it becomes `folder`, by one rename, when the block ends without an error.
 
-    It lies beside `folder`, on the same file system. What was left by a process that died is cleared away, and
-    what stood at `folder` is replaced.
+    It lies beside `folder`, on the same file system. What stood at `folder` is then replaced; until then it stays,
+    whatever happens. What was left by a process that died is cleared away first.
     """
     staging = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    with writing(folder):
+        if replaced.exists() and not folder.exists():  # it died between the two renames
+            replaced.rename(folder)
+        _remove(replaced)
+        _remove(staging)
+        staging.mkdir(parents=True)
     try:
         yield staging
-        if folder.exists():
-            shutil.rmtree(folder)
-        staging.rename(folder)
+        with writing(folder):
+            if folder.exists():
+                folder.rename(replaced)
+            staging.rename(folder)
+            _remove(replaced)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(staging)
 
 
-def check_room(folder: Path, num_bytes: int) -> None:
-    """Raise InputError where the disk of `folder` has fewer bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise InputError(f"{folder}: needs {num_bytes / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free; make room there")
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

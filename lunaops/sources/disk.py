@@ -1,0 +1,46 @@
+"""Room on the disk: asked for before it is needed, missed in one line."""
+
+import io
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from lunaops.errors import InputError
+
+
+def check_space(needs: Mapping[Path, int]) -> None:
+    """Raise InputError where the disks of these folders have fewer bytes free; two may be on one disk."""
+    wanted: Counter[int] = Counter()
+    for folder, num_bytes in needs.items():
+        wanted[folder.stat().st_dev] += num_bytes
+    for folder in needs:
+        free, need = shutil.disk_usage(folder).free, wanted[folder.stat().st_dev]
+        if free < need:
+            raise InputError(f"{folder}: needs {gigabytes(need)}, but {gigabytes(free)} are free; make room there")
+
+
+def gigabytes(num_bytes: int | None) -> str:
+    """'6.81 GB'; None is a size that nobody published."""
+    return "size unknown" if num_bytes is None else f"{num_bytes / 1e9:.3g} GB"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing to `path`, such as that the disk is full, into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}; mend that and run again") from error
+
+
+def write_block(file: io.FileIO, block: bytes) -> None:
+    """Write all of `block`; of an unbuffered file nothing is then left for close(), where a full disk would be missed.
+
+    Raises InputError where it cannot; what fitted stays.
+    """
+    rest = memoryview(block)
+    with writing(Path(str(file.name))):
+        while rest:
+            rest = rest[file.write(rest) :]

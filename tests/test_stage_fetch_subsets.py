@@ -1,18 +1,24 @@
+import io
 import subprocess
 import sys
+import zipfile
 from functools import partial
+from hashlib import md5
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import numpy as np
+import pandas as pd
 import pytest
-from conftest import write_series
+from conftest import write_scan, write_series
 from ruamel.yaml import YAML
+from server import served
 
 from lunaops.ct import raw_path, read_ct
 from lunaops.errors import InputError
-from lunaops.subsets import find_scans
+from lunaops.subsets import LUNA16, RemoteFile, find_scans
+from stages import merge_annotations
 from stages.fetch_subsets import main
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +89,72 @@ def test_a_mirror_that_lacks_luna16_is_one_line_and_leaves_no_part(fetch, tmp_pa
         mirror.shutdown()
         thread.join()
     assert not list((tmp_path / "raw").iterdir())
+
+
+TABLES = {
+    "annotations.csv": "seriesuid,coordX,coordY,coordZ,diameter_mm\n1,8,8,8,6\n",
+    "annotations_excluded.csv": "seriesuid,coordX,coordY,coordZ,diameter_mm\n",
+    "seriesuids.csv": "1\n2\n3\n",
+    "candidates.csv": "seriesuid,coordX,coordY,coordZ,class\n1,8,8,8,1\n2,4,4,4,0\n3,4,4,4,0\n",
+    "candidates_V2.csv": "seriesuid,coordX,coordY,coordZ,class\n1,8,8,8,1\n1,3,3,3,0\n2,4,4,4,0\n3,4,4,4,0\n",
+}
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return sink.getvalue()
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A mirror of a LUNA16 of three scans and TABLES, whose sizes and checksums are published in place of the real."""
+    content = {
+        "annotations.csv": TABLES["annotations.csv"].encode(),
+        "evaluationScript.zip": packed(
+            {f"a/{name}": TABLES[name].encode() for name in ("annotations_excluded.csv", "seriesuids.csv")}
+        ),
+        "candidates.csv": TABLES["candidates.csv"].encode(),
+        "candidates_V2.zip": packed({"candidates_V2.csv": TABLES["candidates_V2.csv"].encode()}),
+    }
+    for series_uid, subset in (("1", "subset0"), ("2", "subset3"), ("3", "subset4")):
+        path = write_scan(tmp_path / "scans" / f"{series_uid}.mhd", np.zeros((16, 16, 16)))
+        content[f"{subset}.zip"] = packed(
+            {f"{subset}/{file.name}": file.read_bytes() for file in (path, path.with_suffix(".raw"))}
+        )
+    with served() as server:
+        for part in ("labels", "subset0", "subset3", "subset4"):
+            files = [file.name for file in LUNA16[part]]
+            for name in files:
+                server.put(name, content[name])
+            published = (RemoteFile(name, 7, len(content[name]), md5(content[name]).hexdigest()) for name in files)
+            monkeypatch.setitem(LUNA16, part, tuple(published))
+        yield server
+
+
+@pytest.mark.parametrize(("candidates", "num_candidates"), [("candidates", 3), ("candidates_V2", 4)])
+def test_the_candidates_that_are_asked_for_come_from_zenodo_into_the_table(
+    fetch, mirror, tmp_path, candidates, num_candidates
+):
+    parts = ["labels", "subset0", "subset3", "subset4"]
+    chosen = {"source": "zenodo", "base_url": f"{mirror.url}/", "parts": parts, "candidates": candidates}
+    for part in parts:
+        raw = fetch(part, fetch=chosen)
+    assert {path.name: path.read_text() for path in (raw / "labels").iterdir()} == TABLES
+    out = {name: tmp_path / f"{name}.parquet" for name in ("nodules", "excluded", "candidates")}
+    merge_annotations.main(
+        raw, tmp_path / "scans.csv", **out, report=tmp_path / "data.json", params_file=tmp_path / "params.yaml"
+    )
+    assert len(pd.read_parquet(out["candidates"])) == num_candidates
+    assert sorted(path.suffix for path in (tmp_path / "archives").iterdir()) == [".json"] * 4
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_archives_are_kept_where_the_user_wants_it(fetch, mirror, tmp_path, keep):
+    fetch("subset0", fetch={"source": "zenodo", "base_url": mirror.url, "keep_archives": keep})
+    assert (tmp_path / "archives" / "subset0.zip").exists() == keep
 
 
 def test_a_part_that_luna16_lacks_is_refused(fetch):

@@ -110,12 +110,6 @@ def test_a_mirror_may_lie_deeper_and_its_address_may_end_in_a_slash(fetch, serve
     assert fetch() == SCAN
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_the_archive_is_kept_only_when_asked(fetch, keep):
-    fetch(keep_archives=keep)
-    assert (fetch.archives / "subset0.zip").exists() == keep
-
-
 def test_a_kept_archive_is_not_downloaded_again(fetch, server):
     fetch()
     shutil.rmtree(fetch.folder)

@@ -17,6 +17,12 @@ FIRST_LINE_AFTER = timedelta(seconds=4)  # a loop that is quicker than this says
 _FAR_AWAY_S = 1e9  # the first bytes of a large file would promise a year that a date has no room for
 
 
+def bytes_said(*amounts: int) -> str:
+    """'6.81 GB', or '1.2 of 6.81 GB': in the unit that suits the largest."""
+    power = next((power for power in (4, 3, 2, 1) if max(amounts) >= 1000**power), 0)
+    return f"{' of '.join(f'{amount / 1000**power:.3g}' for amount in amounts)} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
 def _local_time() -> datetime:
     return datetime.now().astimezone()
 
@@ -90,13 +96,9 @@ class _Loop:
         left_s = (now - self.start).total_seconds() * (self.total - self.done - self.count) / self.count
         return now + timedelta(seconds=min(left_s, _FAR_AWAY_S))
 
-    def _said(self, amount: int, total: int | None = None) -> str:
-        """'3 scans', or '3 of 50 scans'; bytes in the unit that suits the larger."""
-        numbers = [amount] if total is None else [amount, total]
-        if self.unit != BYTES:
-            return f"{' of '.join(map(str, numbers))} {self.unit}"
-        power = next((power for power in (4, 3, 2, 1) if max(numbers) >= 1000**power), 0)
-        return f"{' of '.join(f'{n / 1000**power:.3g}' for n in numbers)} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+    def _said(self, *amounts: int) -> str:
+        """'3 scans', or '3 of 50 scans'."""
+        return bytes_said(*amounts) if self.unit == BYTES else f"{' of '.join(map(str, amounts))} {self.unit}"
 
 
 def _with_bar(

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from lunaops.progress import BYTES, progress
+from lunaops.progress import BYTES, bytes_said, progress
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -95,6 +95,20 @@ def test_an_empty_loop_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
 MEGABYTE = 1_000_000
 
 
+@pytest.mark.parametrize(
+    ("amounts", "said"),
+    [
+        ((0,), "0 B"),
+        ((999,), "999 B"),
+        ((6811924508,), "6.81 GB"),
+        ((54876815, 6811924508), "0.0549 of 6.81 GB"),
+        ((10**18,), "1e+06 TB"),
+    ],
+)
+def test_an_amount_of_bytes_is_said_in_the_unit_that_suits_the_largest(amounts: tuple[int, ...], said: str) -> None:
+    assert bytes_said(*amounts) == said
+
+
 def bytes_lines(caplog: pytest.LogCaptureFixture, sizes: list[int], **options: object) -> list[str]:
     """What is said of blocks of these sizes that take 4 s each."""
     clock = Clock()
@@ -113,7 +127,7 @@ def bytes_lines(caplog: pytest.LogCaptureFixture, sizes: list[int], **options: o
     return caplog.messages
 
 
-def test_bytes_are_said_in_the_unit_that_suits_the_larger_number(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_over_blocks_says_its_bytes(caplog: pytest.LogCaptureFixture) -> None:
     assert bytes_lines(caplog, [MEGABYTE, MEGABYTE // 2, MEGABYTE // 2], total=4 * MEGABYTE) == [
         "a.zip: 1 of 4 MB (25%), 250 kB/s, done at 12:00:16 (in 0:00:12)",
         "a.zip: 1.5 of 4 MB (38%), 188 kB/s, done at 12:00:21 (in 0:00:13)",

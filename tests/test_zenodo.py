@@ -159,7 +159,7 @@ def test_an_unknown_checksum_is_recorded_and_later_downloads_are_held_to_it(fetc
 
 def test_too_small_a_disk_is_told_before_anything_is_downloaded(fetch, server, tmp_path):
     huge = RemoteFile("subset0.zip", 7, 10**18, "0" * 32)
-    with pytest.raises(InputError, match=r"needs 3e\+09 GB, but .* GB are free"):
+    with pytest.raises(InputError, match=r"needs 3e\+06 TB, but .* .B are free"):
         zenodo.fetch_part(
             "subset0",
             tmp_path,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lunaops.errors import InputError
+from lunaops.progress import bytes_said
 
 
 def check_space(needs: Mapping[Path, int]) -> None:
@@ -18,12 +19,7 @@ def check_space(needs: Mapping[Path, int]) -> None:
     for folder in needs:
         free, need = shutil.disk_usage(folder).free, wanted[folder.stat().st_dev]
         if free < need:
-            raise InputError(f"{folder}: needs {gigabytes(need)}, but {gigabytes(free)} are free; make room there")
-
-
-def gigabytes(num_bytes: int | None) -> str:
-    """'6.81 GB'; None is a size that nobody published."""
-    return "size unknown" if num_bytes is None else f"{num_bytes / 1e9:.3g} GB"
+            raise InputError(f"{folder}: needs {bytes_said(need)}, but {bytes_said(free)} are free; make room there")
 
 
 @contextmanager

@@ -16,8 +16,8 @@ import requests
 import urllib3
 
 from lunaops.errors import InputError
-from lunaops.progress import BYTES, progress
-from lunaops.sources.disk import gigabytes, write_block, writing
+from lunaops.progress import BYTES, bytes_said, progress
+from lunaops.sources.disk import write_block, writing
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before each new try; from the first again when bytes came
 LONGEST_PAUSE_S = 600.0  # whatever the server asks for
@@ -37,7 +37,7 @@ def download(
     `size` in bytes and `md5` are what it must have, None where that is unknown. Raises InputError where the server
     fails for longer than the pauses, what came is something else (it is removed; `hint` is said), or the disk is full.
     """
-    logger.info("%s: %s from %s", path.name, gigabytes(size), url)
+    logger.info("%s: %s from %s", path.name, "size unknown" if size is None else bytes_said(size), url)
     with _Part(path.with_name(f"{path.name}.part")) as part:
         if size is not None and part.size > size:
             logger.warning("%s: has more than the %d bytes of %s; starting again", part.path, size, path.name)

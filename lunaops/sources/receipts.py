@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lunaops.progress import progress
+from lunaops.progress import bytes_said, progress
 from lunaops.sources.disk import writing
 
 _BLOCK = 1 << 20
@@ -77,10 +77,10 @@ class Receipts:
             return False
         num_bytes = sum(stamp.size for stamp in receipt.files.values())
         logger.info(
-            "%s: not downloaded: the %d files (%.3g GB) that it held are in %s, unchanged (CRC-32)",
+            "%s: not downloaded: the %d files (%s) that it held are in %s, unchanged (CRC-32)",
             name,
             len(receipt.files),
-            num_bytes / 1e9,
+            bytes_said(num_bytes),
             previous,
         )
         return True

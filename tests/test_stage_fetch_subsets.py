@@ -145,7 +145,12 @@ def test_the_candidates_that_are_asked_for_come_from_zenodo_into_the_table(
     assert {path.name: path.read_text() for path in (raw / "labels").iterdir()} == TABLES
     out = {name: tmp_path / f"{name}.parquet" for name in ("nodules", "excluded", "candidates")}
     merge_annotations.main(
-        raw, tmp_path / "scans.csv", **out, report=tmp_path / "data.json", params_file=tmp_path / "params.yaml"
+        raw,
+        tmp_path / "scans.csv",
+        **out,
+        report=tmp_path / "data.json",
+        picture=tmp_path / "data.png",
+        params_file=tmp_path / "params.yaml",
     )
     assert len(pd.read_parquet(out["candidates"])) == num_candidates
     assert sorted(path.suffix for path in (tmp_path / "archives").iterdir()) == [".json"] * 4

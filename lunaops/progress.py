@@ -1,6 +1,7 @@
 """How far a long loop is and when it will be done: a bar in a terminal, a few lines in a log."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
@@ -52,9 +53,14 @@ def progress(
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     loop = _Loop(unit, total, done, clock())
-    if sys.stderr.isatty() if terminal is None else terminal:
+    if _is_terminal() if terminal is None else terminal:
         return _with_bar(iterable, loop, label, size_of, clock)
     return _with_lines(iterable, loop, label, size_of, clock)
+
+
+def _is_terminal() -> bool:
+    """Whether stderr is a terminal with a size: one of 0 columns, as containers may give, would show no bar at all."""
+    return sys.stderr.isatty() and all(os.get_terminal_size(sys.stderr.fileno()))
 
 
 @dataclass

@@ -1,4 +1,7 @@
 import logging
+import os
+import pty
+import termios
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -37,6 +40,26 @@ def test_a_terminal_gets_a_bar_and_every_item(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().err
     assert "crops: 100%" in shown
     assert "2/2" in shown
+
+
+@pytest.mark.parametrize(("size", "shows_bar"), [((24, 80), True), ((0, 0), False), ((0, 80), False)])
+def test_a_terminal_without_a_size_which_would_hide_the_bar_gets_lines(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: tuple[int, int], shows_bar: bool
+) -> None:
+    clock = Clock()
+    caplog.set_level(logging.INFO, logger="lunaops.progress")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, size)
+    with os.fdopen(theirs, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        for _ in progress([7, 8], label="crops", unit="scans", clock=clock):
+            clock.now += timedelta(seconds=5)
+        stderr.write("end")
+        stderr.flush()
+        shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert ("crops: 100%" in shown) == shows_bar
+    assert bool(caplog.messages) != shows_bar
 
 
 def test_a_line_says_how_far_and_when_done(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from lunaops import figures, scan_figures
+from lunaops import crop_commands, figures, scan_figures
 from lunaops.cohort import count_splits
 from lunaops.command import run_app
 from lunaops.ct import read_ct
@@ -18,6 +18,7 @@ from lunaops.tables import XYZ, grid_of, read_table
 WHOLE_RANGE = (-32768, 32767)  # a picture has a window of its own
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+app.add_typer(crop_commands.app, name="cache")
 Data = Annotated[Path, typer.Option(help="The folder of the tables that the stages write.")]
 
 

@@ -1,7 +1,7 @@
 """Candidates and their crops -> batches for the device; balanced sampling."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lunaops.crops import CropReader
 from lunaops.errors import InputError
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
 
 class CropDataset(Dataset[Batch]):
-    """The candidates of some splits, or of one series, with their crops; gathers a batch at a time."""
+    """The candidates of some splits, or of one series, or some by id, with their crops; gathers a batch at a time."""
 
     def __init__(
         self,
@@ -35,31 +35,46 @@ class CropDataset(Dataset[Batch]):
         *,
         splits: Sequence[str] = ("train", "val", "test"),
         series_uid: str | None = None,
+        candidate_ids: Collection[int] | None = None,
     ) -> None:
         chosen = candidates["split"].isin(splits)
         if series_uid is not None:
             chosen &= candidates["series_uid"] == series_uid
+        if candidate_ids is not None:
+            chosen &= candidates["candidate_id"].isin(candidate_ids)
         row_in_block = candidates.groupby("series_uid", sort=False).cumcount()
         self.table = candidates[chosen].reset_index(drop=True)
         self.crops = crops
         self.is_nodule: NDArray[np.int64] = self.table["is_nodule"].to_numpy(np.int64)
-        self._series = self.table["series_uid"].to_list()
+        self._series_of, self._series = pd.factorize(self.table["series_uid"])
         self._row_in_block = row_in_block[chosen].to_numpy()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker gathers crops: LUNA16's table of candidates stays where it is."""
+        return {**self.__dict__, "table": self.table.iloc[:0]}
+
     def __len__(self) -> int:
-        return len(self._series)
+        return len(self._row_in_block)
 
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The crops at `indices`, copied once, out of the memory maps into one tensor."""
-        hu = torch.empty((len(indices), 1, *self.crops.manifest.geometry.size_irc), dtype=torch.int16)
-        hu_a = hu.numpy()
-        for place, index in enumerate(indices):
-            hu_a[place, 0] = self.crops.block(self._series[index])[self._row_in_block[index]]
         index_a = np.asarray(indices, np.int64)
+        hu = _empty_batch((len(index_a), 1, *self.crops.manifest.geometry.size_irc))
+        series = self._series[self._series_of[index_a]]
+        for target, series_uid, row in zip(hu.numpy(), series, self._row_in_block[index_a].tolist(), strict=True):
+            target[0] = self.crops.crop(series_uid, row)
         return Batch(hu, torch.from_numpy(self.is_nodule[index_a]), torch.from_numpy(index_a))
+
+
+def _empty_batch(shape: tuple[int, ...]) -> Tensor:
+    """Memory for crops; in a worker it is shared with the process that trains, which so needs no copy."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.int16)
+    shared = torch.UntypedStorage._new_shared(2 * math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.int16).set_(shared).view(shape)
 
 
 class EpochSampler:

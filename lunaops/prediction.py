@@ -61,7 +61,7 @@ def write_gallery(candidate_ids: NDArray[np.int64], candidates: pd.DataFrame, cr
     table = pd.DataFrame({"series_uid": candidates["series_uid"], "place": place}).set_axis(candidates["candidate_id"])
     planes = [
         (crop[slices // 2], crop[:, rows // 2], crop[:, :, columns // 2])
-        for crop in (crops.block(str(s))[p] for s, p in table.loc[candidate_ids].itertuples(index=False))
+        for crop in (crops.crop(str(s), p) for s, p in table.loc[candidate_ids].itertuples(index=False))
     ]
     shapes = ((rows, columns), (slices, columns), (slices, rows))
     transverse, coronal, sagittal = (

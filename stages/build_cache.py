@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from lunaops.command import run
-from lunaops.crops import Geometry, Manifest, build_blocks, cache_folder, write_manifest
+from lunaops.crop_building import build_blocks
+from lunaops.crop_store import cache_folder
+from lunaops.crops import Geometry, Manifest, write_manifest
 from lunaops.params import read_params
 from lunaops.progress import progress
 from lunaops.tables import read_table

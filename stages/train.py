@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from lunaops.command import run
-from lunaops.crops import CropReader, cache_folder, read_manifest
+from lunaops.crop_store import cache_folder
+from lunaops.crops import CropReader, read_manifest
 from lunaops.dataset import CropDataset
 from lunaops.device import choose_device
 from lunaops.model import LunaModel, read_model

@@ -1,3 +1,5 @@
+import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from lunaops.ct import Ct, cut_crop, raw_digest, read_ct, read_grid
+from lunaops.ct import Ct, ScanReader, cut_crop, raw_digest, read_ct, read_grid, scan_digest
 from lunaops.errors import InputError
 from lunaops.geometry import Grid, irc_from_xyz
 
@@ -97,13 +99,80 @@ def test_digest_changes_with_a_voxel_and_with_the_grid_and_not_with_the_file_nam
     other = hu.copy()
     other[1, 1, 1] = 1
     digests = [
-        raw_digest(write_scan(tmp_path / "1.mhd", hu)),
-        raw_digest(write_scan(tmp_path / "2.mhd", hu)),
-        raw_digest(write_scan(tmp_path / "3.mhd", other)),
-        raw_digest(write_scan(tmp_path / "4.mhd", hu, origin_xyz=(1.0, 0.0, 0.0))),
+        scan_digest(path, raw_digest(path))
+        for path in (
+            write_scan(tmp_path / "1.mhd", hu),
+            write_scan(tmp_path / "2.mhd", hu),
+            write_scan(tmp_path / "3.mhd", other),
+            write_scan(tmp_path / "4.mhd", hu, origin_xyz=(1.0, 0.0, 0.0)),
+        )
     ]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
+
+
+def plain(path: Path) -> None:
+    pass
+
+
+def big_endian(path: Path) -> None:
+    path.write_text(path.read_text().replace("MSB = False", "MSB = True"))
+
+
+def compressed(path: Path) -> None:
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(path), useCompression=True)
+
+
+def after_a_header_in_the_raw(path: Path) -> None:
+    raw = path.with_suffix(".raw")
+    raw.write_bytes(b"header" + raw.read_bytes())
+    path.write_text(path.read_text().replace("ElementType", "HeaderSize = 6\nElementType"))
+
+
+def at_the_end_of_the_raw(path: Path) -> None:
+    after_a_header_in_the_raw(path)
+    path.write_text(path.read_text().replace("HeaderSize = 6", "HeaderSize = -1"))
+
+
+def with_a_field_that_we_do_not_know(path: Path) -> None:
+    path.write_text(path.read_text().replace("ElementType", "Modality = MET_MOD_CT\nElementType"))
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        plain,
+        big_endian,
+        compressed,
+        after_a_header_in_the_raw,
+        at_the_end_of_the_raw,
+        with_a_field_that_we_do_not_know,
+    ],
+)
+def test_voxels_are_those_that_simpleitk_reads_however_they_are_stored(tmp_path: Path, store) -> None:
+    path = write_scan(tmp_path / "1.mhd", np.random.default_rng(0).integers(-3024, 3072, (3, 5, 7)))
+    store(path)
+    wanted = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    reader = ScanReader()
+    reader.read(write_scan(tmp_path / "larger.mhd", np.ones((9, 9, 9))))  # what is left of it must not shine through
+    ct, digest = reader.read(path)
+    np.testing.assert_array_equal(ct.hu, wanted)
+    assert digest == raw_digest(path)
+
+
+def test_voxels_in_the_header_file_are_refused(tmp_path: Path) -> None:
+    path = write_scan(tmp_path / "1.mhd", np.zeros((2, 2, 2)))
+    path.write_bytes(path.read_bytes().replace(b"1.raw", b"LOCAL") + b"\0" * 16)
+    with pytest.raises(InputError, match="ElementDataFile must be the name of one file, got .LOCAL."):
+        read_ct(path, ANY)
+
+
+def test_a_plain_scan_is_read_without_simpleitk_and_into_the_same_memory(tmp_path: Path) -> None:
+    reader = ScanReader()
+    first, _ = reader.read(write_scan(tmp_path / "1.mhd", np.ones((2, 2, 2))))
+    second, _ = reader.read(write_scan(tmp_path / "2.mhd", np.full((2, 2, 1), 2)))
+    assert np.shares_memory(first.hu, second.hu)
+    assert first.hu.ravel().tolist() == [2, 2, 2, 2, 1, 1, 1, 1]
 
 
 def test_a_missing_raw_is_named(tmp_path: Path) -> None:
@@ -134,6 +203,18 @@ def test_bytes_before_the_voxels_are_passed_over_as_the_header_says(tmp_path: Pa
     path.write_text(path.read_text().replace("ElementType", f"HeaderSize = {size}\nElementType"))
     (tmp_path / "1.2.raw").write_bytes(b"head" + (tmp_path / "1.2.raw").read_bytes())
     assert read_ct(path, ANY).hu.tolist() == hu.tolist()
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "one flipped", "of another scan"])
+def test_damaged_compressed_voxels_are_refused_and_not_made_up(tmp_path: Path, damage: str) -> None:
+    path = write_scan(tmp_path / "1.mhd", np.random.default_rng(0).integers(0, 99, (10, 10, 10)), compressed=True)
+    packed = bytearray((tmp_path / "1.zraw").read_bytes())
+    packed[len(packed) // 2] ^= 0x55
+    others = {"other bytes": b"x" * len(packed), "one flipped": packed, "of another scan": zlib.compress(bytes(1000))}
+    (tmp_path / "1.zraw").write_bytes(others[damage])
+    path.write_text(re.sub("CompressedDataSize.*\n", "", path.read_text()))
+    with pytest.raises(InputError, match=r"1\.zraw: (voxels cannot be read|unpacks to 1000 bytes)"):
+        read_ct(path, ANY)
 
 
 def test_compressed_voxels_are_read_and_held_to_their_size(tmp_path: Path) -> None:

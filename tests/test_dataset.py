@@ -1,3 +1,4 @@
+import pickle
 from collections import Counter
 from itertools import chain
 
@@ -22,13 +23,13 @@ class FilledCrops(CropReader):
         blocks = tuple(Block(uid, "", "", 2, "") for uid in ("1", "2"))
         super().__init__(Manifest(Geometry(SIZE, (-1000, 1000), -1000), blocks), CANDIDATES, None, None)
 
-    def block(self, series_uid: str) -> np.ndarray:
-        rows = 100 * int(series_uid) + np.arange(2, dtype=np.int16)
-        return np.broadcast_to(rows[:, None, None, None], (2, *SIZE))
+    def crop(self, series_uid: str, row: int) -> np.ndarray:
+        return np.full(SIZE, 100 * int(series_uid) + row, np.int16)
 
 
 CANDIDATES = pd.DataFrame(
     {
+        "candidate_id": [10, 11, 12, 13],
         "series_uid": ["2", "1", "1", "2"],
         "split": ["val", "train", "val", "val"],
         "is_nodule": [True, True, False, False],
@@ -55,6 +56,20 @@ def test_a_batch_is_int16_with_one_channel() -> None:
 def test_one_series_can_be_asked_for() -> None:
     dataset = CropDataset(CANDIDATES, FilledCrops(), series_uid="1")
     assert dataset.table["series_uid"].tolist() == ["1", "1"]
+
+
+def test_candidates_can_be_asked_for_and_keep_their_own_crops() -> None:
+    dataset = CropDataset(CANDIDATES, FilledCrops(), candidate_ids=[13, 11])
+    assert dataset.table["candidate_id"].tolist() == [11, 13]
+    assert dataset.__getitems__([0, 1]).hu[:, 0, 0, 0, 0].tolist() == [100, 201]
+    assert len(CropDataset(CANDIDATES, FilledCrops(), splits=["train"], candidate_ids=[10])) == 0
+
+
+def test_the_table_does_not_travel_to_workers() -> None:
+    dataset = CropDataset(CANDIDATES, FilledCrops())
+    sent = pickle.loads(pickle.dumps(dataset))
+    assert (len(sent.table), len(sent)) == (0, 4)
+    assert sent[3].hu.flatten()[0] == dataset[3].hu.flatten()[0] == 201
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])

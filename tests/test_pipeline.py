@@ -14,7 +14,7 @@ DOORS = {
         "lunaops/ct.py",
         "lunaops/sources/dicom.py",
     },  # a scan as we keep it; DICOM, which only fetching reads
-    "diskcache": {"lunaops/crops.py"},
+    "diskcache": {"lunaops/crop_store.py"},
     "mlflow": {"lunaops/tracking_mlflow.py", "lunaops/tracking_model.py"},
     "torch.utils.tensorboard": {"lunaops/tracking_tensorboard.py"},
     "ruamel": {"lunaops/params.py"},
@@ -23,7 +23,7 @@ DOORS = {
     "requests": {"lunaops/sources/download.py"},
     "urllib3": {"lunaops/sources/download.py"},
     "zipfile": {"lunaops/sources/archive.py"},
-    "typer": {"lunaops/command.py", "lunaops/__main__.py"},
+    "typer": {"lunaops/command.py", "lunaops/__main__.py", "lunaops/crop_commands.py"},
 }
 KNOW_NOTHING_OF_OURS = ["geometry", "metrics", "froc", "augment", "model", "progress", "views"]
 ALLOWED_EVERYWHERE = {"lunaops", "lunaops.errors", "lunaops.errors.InputError", "lunaops.params"}
@@ -36,6 +36,8 @@ WITHOUT_TORCH = [
     "labels",
     "ct",
     "crops",
+    "crop_building",
+    "crop_commands",
     "evaluation",
     "figures",
     "scan_figures",

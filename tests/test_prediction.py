@@ -34,11 +34,10 @@ class NumberedCrops(CropReader):
         blocks = (Block("a", "", "", 1, ""), Block("b", "", "", 2, ""))
         super().__init__(Manifest(Geometry(SIZE, (-1000, 1000), -1000), blocks), CANDIDATES, None, None)
 
-    def block(self, series_uid: str) -> np.ndarray:
-        rows = {"a": 1, "b": 2}[series_uid]
+    def crop(self, series_uid: str, row: int) -> np.ndarray:
+        series = {"a": 1, "b": 2}[series_uid]
         i, r, c = np.ogrid[: SIZE[0], : SIZE[1], : SIZE[2]]
-        voxels = (i + r + c).astype(np.int16)
-        return np.stack([1000 * rows + 100 * row + voxels for row in range(rows)]).astype(np.int16)
+        return (1000 * series + 100 * row + i + r + c).astype(np.int16)
 
 
 def test_predictions_have_the_designs_columns_and_one_row_a_candidate_of_the_splits() -> None:
@@ -85,7 +84,7 @@ def test_the_gallery_holds_the_planes_through_the_centre_row_for_row(tmp_path: P
     write_gallery(np.array([2, 1]), CANDIDATES, crops, tmp_path / "deep" / "gallery.npz")
     with np.load(tmp_path / "deep" / "gallery.npz", allow_pickle=False) as gallery:
         assert gallery["candidate_id"].tolist() == [2, 1]
-        for place, crop in enumerate((crops.block("b")[1], crops.block("a")[0])):
+        for place, crop in enumerate((crops.crop("b", 1), crops.crop("a", 0))):
             np.testing.assert_array_equal(gallery["transverse"][place], crop[8])
             np.testing.assert_array_equal(gallery["coronal"][place], crop[:, 9])
             np.testing.assert_array_equal(gallery["sagittal"][place], crop[:, :, 10])

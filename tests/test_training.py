@@ -43,8 +43,8 @@ class Blobs(CropReader):
         manifest = Manifest(Geometry(SIZE, (-1000, 1000), -1000), (Block("1", "", "", 24, ""),))
         super().__init__(manifest, CANDIDATES, None, None)
 
-    def block(self, series_uid: str) -> np.ndarray:
-        return self._block
+    def crop(self, series_uid: str, row: int) -> np.ndarray:
+        return self._block[row]
 
 
 CANDIDATES = pd.DataFrame(

@@ -2,12 +2,14 @@
 
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 
+from lunaops.bootstrap import FrocIntervals, froc_intervals
 from lunaops.errors import InputError
-from lunaops.froc import Froc, froc
+from lunaops.froc import COUNTS, Froc, froc, match
 from lunaops.metrics import (
     PrecisionRecallCurve,
     RocCurve,
@@ -20,20 +22,13 @@ from lunaops.params import EvaluateParams
 
 logger = logging.getLogger(__name__)
 
-CHALLENGE_COUNTS = (
-    "nodules",
-    "true_positives",
-    "false_negatives",
-    "false_positives",
-    "candidates",
-    "ignored_excluded",
-    "ignored_double",
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All that is said about one split; `metrics` by the names that MLflow and metrics.json use, without split."""
+    """All that is said about one split; `metrics` by the names that MLflow and metrics.json use, without split.
+
+    `intervals` are the FROC's, None where `evaluate.bootstraps` is 0.
+    """
 
     params: EvaluateParams
     predictions: pd.DataFrame
@@ -41,6 +36,7 @@ class Evaluation:
     roc: RocCurve
     precision_recall: PrecisionRecallCurve
     froc: Froc
+    intervals: FrocIntervals | None
     bands: pd.DataFrame
 
 
@@ -62,23 +58,26 @@ def evaluate(
     _check_same_scans(of_split, series_uids, params.split)
     nodules_of_split = nodules[nodules["series_uid"].isin(series_uids)]
     label, score = of_split["is_nodule"], of_split["score"]
-    challenge = froc(
+    events = match(
         of_split,
         nodules_of_split,
         excluded,
         list(series_uids),
-        fps_per_scan=params.fps_per_scan,
         unknown_diameter_mm=params.unknown_diameter_mm,
         max_marks_per_scan=params.max_marks_per_scan,
     )
+    rates = params.fps_per_scan
+    challenge = froc(events, fps_per_scan=rates)
+    intervals = froc_intervals(events, fps_per_scan=rates, num_draws=params.bootstraps, seed=params.seed)
     by_class = classification_metrics(label, score, of_split["loss"], threshold=params.threshold)
     evaluation = Evaluation(
         params=params,
         predictions=of_split,
-        metrics=_challenge_metrics(challenge) | {"num_scans": float(len(series_uids))} | by_class,
+        metrics=_challenge_metrics(challenge, intervals) | {"num_scans": float(len(series_uids))} | by_class,
         roc=roc(label, score),
         precision_recall=precision_recall(label, score),
         froc=challenge,
+        intervals=intervals,
         bands=sensitivity_by_diameter(
             nodules_of_split, of_split, threshold=params.threshold, bands_mm=params.diameter_bands_mm
         ),
@@ -91,8 +90,9 @@ def headline(evaluation: Evaluation) -> str:
     """The numbers that a person looks for first, in one line."""
     numbers, result = evaluation.metrics, evaluation.froc
     rates = ", ".join(f"{sensitivity:.3f} at {rate:g}" for rate, sensitivity in result.sensitivity_at.items())
+    interval = f", 95 % interval {numbers['cpm_lo']:.3f} to {numbers['cpm_hi']:.3f}" if evaluation.intervals else ""
     return (
-        f"{evaluation.params.split}: CPM {result.cpm:.3f} (sensitivity {rates} false positives per scan), "
+        f"{evaluation.params.split}: CPM {result.cpm:.3f}{interval} (sensitivity {rates} false positives per scan), "
         f"average precision {numbers['average_precision']:.3f}, ROC AUC {numbers['roc_auc']:.3f}; "
         f"{result.true_positives} of {result.nodules} nodules marked in {numbers['num_scans']:.0f} scans; "
         f"at threshold {evaluation.params.threshold:g} precision {numbers['pr/precision']:.3f}, "
@@ -123,12 +123,21 @@ def _check_same_scans(predictions: pd.DataFrame, series_uids: pd.Series, split: 
         )
 
 
-def _challenge_metrics(result: Froc) -> dict[str, float]:
+def _challenge_metrics(result: Froc, intervals: FrocIntervals | None) -> dict[str, float]:
     return {
         "cpm": result.cpm,
         **{f"sensitivity_at/{rate:g}": sensitivity for rate, sensitivity in result.sensitivity_at.items()},
-        **{f"froc/{name}": float(getattr(result, name)) for name in CHALLENGE_COUNTS},
+        **(_interval_metrics(result.sensitivity_at, intervals) if intervals else {}),
+        **{f"froc/{name}": float(getattr(result, name)) for name in COUNTS},
     }
+
+
+def _interval_metrics(rates: Iterable[float], intervals: FrocIntervals) -> dict[str, float]:
+    """The ends of the 95 % intervals: cpm_lo, sensitivity_lo/1, ..."""
+    metrics = {"cpm_lo": float(intervals.cpm.low), "cpm_hi": float(intervals.cpm.high)}
+    for rate, low, high in zip(rates, intervals.sensitivity.low, intervals.sensitivity.high, strict=True):
+        metrics |= {f"sensitivity_lo/{rate:g}": float(low), f"sensitivity_hi/{rate:g}": float(high)}
+    return metrics
 
 
 def _warn_of_undefined(evaluation: Evaluation) -> None:

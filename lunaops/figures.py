@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
+    from lunaops.bootstrap import FrocIntervals
     from lunaops.froc import Froc
     from lunaops.metrics import PrecisionRecallCurve, RocCurve
 
@@ -79,10 +80,18 @@ def precision_recall_figure(curve: "PrecisionRecallCurve", *, average_precision:
 
 
 @styled
-def froc_figure(froc: "Froc", *, title: str = "FROC") -> Figure:
-    """Sensitivity over false positives per scan, from 1/8 to 8 in octaves; the rates that make the CPM marked."""
+def froc_figure(froc: "Froc", intervals: "FrocIntervals | None" = None, *, title: str = "FROC") -> Figure:
+    """Sensitivity over false positives per scan, from 1/8 to 8 in octaves; the rates that make the CPM marked.
+
+    With intervals, a band between their ends.
+    """
     figure, axes = _chart(f"{title}: CPM {_number(froc.cpm)}", "false positives per scan", "sensitivity", (7.0, 5.0))
     rates = list(froc.sensitivity_at)
+    if intervals is not None:
+        low, high = _number(float(intervals.cpm.low)), _number(float(intervals.cpm.high))
+        axes.set_title(f"{axes.get_title()}, 95 % interval {low} to {high}")
+        band = intervals.curve
+        axes.fill_between(intervals.curve_fps_per_scan, band.low, band.high, color=BLUE, alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xlim(rates[0] * 0.7, rates[-1] * 1.18)
     axes.set_xticks(rates, [_fraction(rate) for rate in rates], minor=False)
@@ -94,7 +103,10 @@ def froc_figure(froc: "Froc", *, title: str = "FROC") -> Figure:
         axes.annotate(label, (rate, sensitivity), (-4, 6), textcoords="offset points", ha="right")  # the curve rises
     axes.set_ylim(0, 1.06)
     found, nodules = froc.true_positives, froc.nodules
-    axes.text(0.98, 0.03, f"{found} of {nodules} nodules marked", transform=axes.transAxes, ha="right", color="#444444")
+    said = f"{found} of {nodules} nodules marked"
+    if intervals is not None:
+        said += f"; band: 95 % of {intervals.num_draws:,} bootstraps over scans"
+    axes.text(0.98, 0.03, said, transform=axes.transAxes, ha="right", color="#444444")
     return figure
 
 

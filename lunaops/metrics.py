@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from lunaops.ranking import counts_at_thresholds
+
 NAN = float("nan")
 
 
@@ -47,7 +49,7 @@ def classification_metrics(
     hits, num_pos = int((called & label).sum()), int(label.sum())
     num_neg, false_alarms = len(label) - num_pos, int((called & ~label).sum())
     correct_neg = num_neg - false_alarms
-    _, *ranked = _counts_at_thresholds(label, score)
+    _, *ranked = counts_at_thresholds(label, score)
     return {
         "loss/all": _mean(loss),
         "loss/neg": _mean(loss[~label]),
@@ -69,7 +71,7 @@ def classification_metrics(
 
 def roc(is_nodule: ArrayLike, scores: ArrayLike) -> RocCurve:
     """The ROC curve with all its points; empty unless both classes are present and every score is a number."""
-    threshold, hits, false_alarms = _counts_at_thresholds(*_arrays(is_nodule, scores))
+    threshold, hits, false_alarms = counts_at_thresholds(*_arrays(is_nodule, scores))
     if len(hits) == 1 or not hits[-1] or not false_alarms[-1]:
         return RocCurve(*np.empty((3, 0)))
     return RocCurve(false_alarms / false_alarms[-1], hits / hits[-1], threshold)
@@ -80,7 +82,7 @@ def precision_recall(is_nodule: ArrayLike, scores: ArrayLike) -> PrecisionRecall
 
     Scikit-learn's closing point (precision 1, recall 0), where no threshold stands, is left out.
     """
-    threshold, hits, false_alarms = _counts_at_thresholds(*_arrays(is_nodule, scores))
+    threshold, hits, false_alarms = counts_at_thresholds(*_arrays(is_nodule, scores))
     if not hits[-1]:
         return PrecisionRecallCurve(*np.empty((3, 0)))
     hits, false_alarms, threshold = hits[1:], false_alarms[1:], threshold[1:]
@@ -118,23 +120,6 @@ def _ratio(part: float, whole: int) -> float:
 
 def _arrays(is_nodule: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     return np.asarray(is_nodule, dtype=bool), np.asarray(scores, dtype=np.float64)
-
-
-def _counts_at_thresholds(
-    label: NDArray[np.bool_], score: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct scores, falling, after an infinite one, and how many hits and false alarms lie at or above each.
-
-    One sort serves both curves and both areas. With a NaN score nothing is ranked: the infinite one alone.
-    """
-    if np.isnan(score).any():
-        label, score = label[:0], score[:0]
-    order = np.argsort(score)[::-1]
-    ranked = score[order]
-    last_of_ties = np.flatnonzero(np.diff(ranked, append=-np.inf))
-    hits = np.cumsum(label[order])[last_of_ties]
-    threshold = np.concatenate([[np.inf], ranked[last_of_ties]])
-    return threshold, np.concatenate([[0], hits]), np.concatenate([[0], last_of_ties + 1 - hits])
 
 
 def _roc_auc(hits: NDArray[np.int64], false_alarms: NDArray[np.int64]) -> float:

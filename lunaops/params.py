@@ -192,6 +192,8 @@ class EvaluateParams(_Section):
     fps_per_scan: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
     max_marks_per_scan: PositiveInt | None
     unknown_diameter_mm: PositiveFloat
+    bootstraps: NonNegativeInt
+    seed: NonNegativeInt
     diameter_bands_mm: Annotated[tuple[NonNegativeFloat, ...], Field(strict=False, min_length=2)]
     gallery: NonNegativeInt
 

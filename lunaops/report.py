@@ -120,7 +120,7 @@ def _charts(evaluation: Evaluation) -> Iterator[tuple[str, "Figure"]]:
             prevalence=float(label.mean()),
         ),
     )
-    yield "froc", figures.froc_figure(evaluation.froc)
+    yield "froc", figures.froc_figure(evaluation.froc, evaluation.intervals)
     yield "diameter_bands", figures.bands_figure(evaluation.bands, threshold=threshold)
     yield "confusion", figures.confusion_figure(numbers, threshold=threshold)
     yield "scores", figures.histogram_figure(label, score, threshold=threshold)

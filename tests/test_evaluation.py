@@ -18,6 +18,8 @@ PARAMS = {
     "fps_per_scan": (0.125, 0.25, 1.0),
     "max_marks_per_scan": None,
     "unknown_diameter_mm": 10.0,
+    "bootstraps": 30,
+    "seed": 1,
     "diameter_bands_mm": (0.0, 6.0, 100.0),
     "gallery": 4,
 }
@@ -138,8 +140,22 @@ def test_predictions_of_another_run_are_refused():
         evaluated({"scans": scans(a="test", b="test", c="val")})
 
 
+def test_the_intervals_of_the_challenges_numbers_are_metrics_and_may_be_left_out():
+    metrics = evaluated().metrics
+    assert 0 <= metrics["cpm_lo"] < metrics["cpm"] < metrics["cpm_hi"] <= 1
+    assert metrics["sensitivity_lo/0.25"] <= metrics["sensitivity_at/0.25"] <= metrics["sensitivity_hi/0.25"]
+    assert metrics["cpm_lo"] == pytest.approx(evaluated().metrics["cpm_lo"])
+    assert {evaluated(seed=seed).metrics["cpm_lo"] for seed in range(5)} != {metrics["cpm_lo"]}
+    without = evaluated(bootstraps=0)
+    assert without.intervals is None and set(metrics) - set(without.metrics) == {
+        *("cpm_lo", "cpm_hi", "sensitivity_lo/0.125", "sensitivity_hi/0.125", "sensitivity_lo/0.25"),
+        *("sensitivity_hi/0.25", "sensitivity_lo/1", "sensitivity_hi/1"),
+    }
+
+
 def test_the_headline_says_cpm_and_counts():
-    line = headline(evaluated())
+    assert "CPM 0.556, 95 % interval 0." in headline(evaluated())
+    line = headline(evaluated(bootstraps=0))
     assert line.startswith("test: CPM 0.556 (sensitivity 0.333 at 0.125, 0.667 at 0.25, 0.667 at 1 false positives")
     assert "2 of 3 nodules marked in 4 scans" in line
 

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 
 from lunaops import figures
+from lunaops.bootstrap import FrocIntervals, Interval
 from lunaops.cohort import count_splits, diameters_of_splits
 from lunaops.froc import Froc
 from lunaops.metrics import classification_metrics, precision_recall, roc
@@ -63,6 +64,21 @@ def test_the_froc_runs_in_octaves_with_its_rates_marked_and_the_cpm_above():
     marked = axes.lines[1]
     assert marked.get_xydata().tolist() == [[0.125, 0.25], [1.0, 0.5], [8.0, 1.0]]
     assert texts(axes) == ["0.25", "0.50", "1.00", "3 of 3 nodules marked"]
+
+
+def test_the_froc_has_a_band_between_the_ends_of_its_intervals():
+    low, high = np.array([0.1, 0.4]), np.array([0.3, 0.9])
+    one = Interval(mean=(low + high) / 2, low=low, high=high)
+    cpm = Interval(*np.array([0.55, 0.45, 0.7]))
+    intervals = FrocIntervals(
+        sensitivity=one, cpm=cpm, curve_fps_per_scan=np.array([0.125, 8.0]), curve=one, num_draws=1000, seed=1
+    )
+    axes = figures.froc_figure(a_froc(), intervals).axes[0]
+    [band] = axes.collections
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
+    assert corners == {(0.125, 0.1), (0.125, 0.3), (8.0, 0.4), (8.0, 0.9)}
+    assert axes.get_title() == "FROC: CPM 0.583, 95 % interval 0.450 to 0.700"
+    assert texts(axes)[-1] == "3 of 3 nodules marked; band: 95 % of 1,000 bootstraps over scans"
 
 
 def test_what_is_undefined_is_drawn_and_called_so(tmp_path):

@@ -1,22 +1,17 @@
-"""LUNA16's rules on cases small enough to work by hand, and against a slow, literal reading of them.
-
-Findings and marks lie on the x axis: (series, x, diameter) and (series, x, score).
-"""
+"""LUNA16's rules on cases small enough to work by hand, and against a slow, literal reading of them."""
 
 import math
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from luna16_rules import RATES, findings_of_scans, literally, marks_of_scans, table
 from sklearn.metrics import roc_curve
 
 from lunaops.errors import InputError
-from lunaops.froc import froc
-
-RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
+from lunaops.froc import LUNA16_RATES, froc, match
 
 
 @pytest.fixture(autouse=True)
@@ -26,19 +21,15 @@ def silent():
         yield
 
 
-def table(rows, value):
-    frame = pd.DataFrame(rows, columns=["series_uid", "x", value])
-    return frame.assign(x=frame["x"].astype(float), y=0.0, z=0.0, **{value: frame[value].astype(float)})
-
-
-def score(marks, nodules, excluded=(), series=("a",), **options):
-    return froc(
+def score(marks, nodules, excluded=(), series=("a",), rates=RATES, **options):
+    events = match(
         table(marks, "score"),
         table(nodules, "diameter_mm"),
         table(excluded, "diameter_mm"),
         list(series),
-        **{"fps_per_scan": RATES, "unknown_diameter_mm": 10, **options},
+        **{"unknown_diameter_mm": 10, **options},
     )
+    return froc(events, fps_per_scan=rates)
 
 
 def sensitivities(result):
@@ -77,6 +68,12 @@ def test_a_mark_on_an_excluded_finding_is_ignored_unless_it_hits_a_nodule():
     assert result.candidates == 3
 
 
+def test_a_mark_in_two_nodules_is_the_best_of_one_and_a_second_one_on_the_other():
+    result = score([("a", 5, 0.4), ("a", 0, 0.9)], [("a", 0, 12), ("a", 10, 12)])
+    assert (result.true_positives, result.false_positives, result.ignored_double) == (2, 0, 1)
+    assert result.threshold.tolist() == [math.inf, 0.9, 0.4]
+
+
 def test_a_finding_that_is_excluded_twice_ignores_a_mark_once():
     result = score([("a", 0, 0.9)], [("a", 90, 6)], [("a", 0, 10), ("a", 0, 10)])
     assert (result.ignored_excluded, result.false_positives) == (1, 0)
@@ -87,18 +84,29 @@ def test_a_mark_exactly_on_the_radius_misses():
     assert score([("a", math.nextafter(3, 0), 0.9)], [("a", 0, 6)]).true_positives == 1
 
 
+def test_a_mark_exactly_on_the_radius_of_an_excluded_finding_is_a_false_positive():
+    assert score([("a", 3, 0.9)], [("a", 90, 6)], [("a", 0, 6)]).false_positives == 1
+    assert score([("a", math.nextafter(3, 0), 0.9)], [("a", 90, 6)], [("a", 0, 6)]).false_positives == 0
+
+
+def test_a_nodule_without_extent_is_never_hit():
+    assert score([("a", 0, 0.9)], [("a", 0, 0)]).true_positives == 0
+
+
 def test_distance_is_measured_in_space():
     marks = table([("a", 0, 0.9)], "score").assign(x=2.0, y=2.0, z=2.0)  # 3.46 mm away
     for diameter, found in ((6.9, 0), (7.0, 1)):
         nodules = table([("a", 0, diameter)], "diameter_mm")
-        result = froc(marks, nodules, nodules[:0], ["a"], fps_per_scan=RATES, unknown_diameter_mm=10)
-        assert result.true_positives == found
+        events = match(marks, nodules, nodules[:0], ["a"], unknown_diameter_mm=10)
+        assert froc(events, fps_per_scan=RATES).true_positives == found
 
 
 def test_a_negative_diameter_counts_as_the_unknown_one():
     assert score([("a", 4.9, 0.9)], [("a", 90, 6)], [("a", 0, -1)]).ignored_excluded == 1
     assert score([("a", 5, 0.9)], [("a", 90, 6)], [("a", 0, -1)]).ignored_excluded == 0
     assert score([("a", 6, 0.9)], [("a", 90, 6)], [("a", 0, -1)], unknown_diameter_mm=14).ignored_excluded == 1
+    assert score([("a", 4.9, 0.9)], [("a", 0, -1)]).true_positives == 1
+    assert score([("a", 5, 0.9)], [("a", 0, -0.1)]).true_positives == 0
 
 
 def test_scans_without_nodules_or_marks_lower_the_false_positive_rate():
@@ -111,6 +119,18 @@ def test_the_curve_is_joined_linearly_where_scores_tie():
     result = score([("a", 0, 0.5), ("a", 90, 0.5)], [("a", 0, 6)])
     assert sensitivities(result) == pytest.approx([0.125, 0.25, 0.5, 1, 1, 1, 1])
     assert result.cpm == pytest.approx((0.125 + 0.25 + 0.5 + 4) / 7)
+
+
+def test_a_tie_of_many_is_one_point():
+    marks = [("a", 90, 0.9), ("a", 0, 0.5), ("a", 90, 0.5), ("a", 90, 0.5), ("a", 90, 0.1)]
+    result = score(marks, [("a", 0, 6)], rates=[1, 1.5, 2, 3])
+    assert result.fps_per_scan.tolist() == [0, 1, 3, 4] and result.sensitivity.tolist() == [0, 0, 1, 1]
+    assert sensitivities(result) == [0, 0.25, 0.5, 1]
+
+
+def test_no_false_positives_at_all():
+    result = score([("a", 0, 0.9), ("a", 50, 0.2)], [("a", 0, 6), ("a", 50, 6), ("a", 90, 6)])
+    assert result.fps_per_scan.tolist() == [0, 0, 0] and sensitivities(result) == [2 / 3] * 7
 
 
 def test_beyond_the_last_rate_the_last_sensitivity_holds():
@@ -169,48 +189,28 @@ def test_a_mark_that_is_not_all_numbers_is_named_by_series():
         score([("a", 0, 0.9), ("a", 0, math.nan)], [("a", 0, 6)])
 
 
+def test_a_finding_that_is_not_all_numbers_is_named():
+    with pytest.raises(InputError, match=r"1 nodules are not all numbers, the first on series a: .* nan"):
+        score([], [("a", 0, math.nan)])
+    with pytest.raises(InputError, match=r"1 excluded findings are not all numbers"):
+        score([], [], [("a", math.inf, 3)])
+
+
+def test_what_is_not_a_number_in_a_scan_that_is_not_listed_does_not_matter():
+    assert score([("a", 0, 0.9), ("x", math.nan, 0.9)], [("a", 0, 6)]).cpm == 1.0
+
+
+def test_the_rates_are_the_challenges():
+    assert LUNA16_RATES == (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+
+
 def test_an_empty_list_of_scans_is_refused():
     with pytest.raises(InputError, match="list of scans is empty"):
         score([("a", 0, 0.9)], [("a", 0, 6)], series=())
 
 
-def literally(marks, nodules, excluded, series, unknown_diameter_mm, max_marks):
-    """The rules, one after another, in plain loops; (labels, scores) for roc_curve and the counts."""
-    label, value, doubles, ignored, num_marks = [], [], 0, 0, 0
-    for scan in series:
-        here = [mark for mark in marks if mark[0] == scan]
-        if max_marks is not None and len(here) > max_marks:
-            limit = sorted((mark[2] for mark in here), reverse=True)[max_marks]
-            here = [mark for mark in here if mark[2] > limit]
-        num_marks += len(here)
-        free = set(range(len(here)))
-        for findings, is_excluded in ((nodules, False), (excluded, True)):
-            for finding in findings:
-                if finding[0] != scan:
-                    continue
-                diameter = unknown_diameter_mm if finding[2] < 0 else finding[2]
-                near = {k for k in range(len(here)) if (here[k][1] - finding[1]) ** 2 < (diameter / 2) ** 2}
-                if is_excluded:
-                    ignored += len(near & free)
-                elif near:
-                    label.append(1)
-                    value.append(max(here[k][2] for k in near))
-                    doubles += len(near) - 1
-                free -= near
-        for k in free:
-            label.append(0)
-            value.append(here[k][2])
-    return label, value, {"ignored_double": doubles, "ignored_excluded": ignored, "candidates": num_marks}
-
-
-scans = st.sampled_from("abcd")
-places = st.integers(0, 12)
-findings = st.lists(st.tuples(scans, places, st.sampled_from([-1, 0, 2, 3, 5, 8])), max_size=8)
-marks_of = st.lists(st.tuples(scans, places, st.integers(0, 6).map(lambda k: k / 8)), max_size=25)
-
-
 @settings(max_examples=80)
-@given(marks_of, findings, findings, st.sampled_from([None, 1, 3]))
+@given(marks_of_scans, findings_of_scans, findings_of_scans, st.sampled_from([None, 1, 3]))
 def test_equal_to_the_literal_reading_of_the_rules(marks, nodules, excluded, max_marks):
     series = ["a", "b", "c"]  # d is not listed
     result = score(marks, nodules, excluded, series, max_marks_per_scan=max_marks)
@@ -226,29 +226,61 @@ def test_equal_to_the_literal_reading_of_the_rules(marks, nodules, excluded, max
         np.testing.assert_array_equal(result.threshold, threshold)
 
 
+@settings(max_examples=80)
+@given(marks_of_scans, findings_of_scans, findings_of_scans)
+def test_read_as_the_challenges_script_reads_it_between_the_points_that_scikit_learn_keeps(marks, nodules, excluded):
+    rates = [0.1, 0.4, 0.9, 1.9, 5.1]  # no multiple of a third: on a point, the script's rounding decides
+    series = ["a", "b", "c"]
+    label, value, _ = literally(marks, nodules, excluded, series)
+    if 0 < sum(label) < len(label):
+        fpr, tpr, _ = roc_curve(label, value)
+        num_nodules = sum(nodule[0] in series for nodule in nodules)
+        there = np.interp(rates, fpr * (len(label) - sum(label)) / 3, tpr * sum(label) / num_nodules)
+        np.testing.assert_allclose(sensitivities(score(marks, nodules, excluded, series, rates)), there)
+
+
+def test_a_point_at_exactly_the_wanted_rate_counts_where_the_scripts_rounding_passes_it():
+    label = [0] * 31 + [1] + [0] * 28  # the 32nd mark hits; 31 of 59 false positives in 8 scans lie before it
+    value = [1 - k / 64 for k in range(60)]
+    fpr, tpr, _ = roc_curve(label, value)
+    assert np.interp(31 / 8, fpr * 59 / 8, tpr) < 1e-9
+    marks = [("a", 0 if is_hit else 90, score) for is_hit, score in zip(label, value, strict=True)]
+    assert sensitivities(score(marks, [("a", 0, 6)], series="abcdefgh", rates=[31 / 8])) == [1.0]
+
+
 def same(one, other):
-    return np.array_equal(sensitivities(one), sensitivities(other), equal_nan=True)
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True)
+        for name in ("fps_per_scan", "sensitivity", "cpm", "ignored_excluded", "ignored_double", "candidates")
+    )
 
 
-@settings(max_examples=25)
-@given(marks_of, findings, st.randoms())
-def test_the_order_of_rows_changes_nothing(marks, nodules, random):
-    shuffled = random.sample(marks, len(marks)), random.sample(nodules, len(nodules))
-    assert same(score(marks, nodules, series="abcd"), score(*shuffled, series="abcd"))
+@settings(max_examples=40)
+@given(marks_of_scans, findings_of_scans, findings_of_scans, st.sampled_from([None, 2]), st.randoms())
+def test_the_order_of_rows_and_of_scans_changes_nothing(marks, nodules, excluded, max_marks, random):
+    tables = marks, nodules, excluded, list("abcd")
+    shuffled = [random.sample(rows, len(rows)) for rows in tables]
+    assert same(score(*tables, max_marks_per_scan=max_marks), score(*shuffled, max_marks_per_scan=max_marks))
 
 
-@settings(max_examples=25)
-@given(marks_of, findings)
-def test_only_the_order_of_scores_matters(marks, nodules):
+@settings(max_examples=40)
+@given(marks_of_scans, findings_of_scans, findings_of_scans, st.sampled_from([None, 2]))
+def test_only_the_order_of_scores_matters(marks, nodules, excluded, max_marks):
     bent = [(scan, x, value**3 + 5) for scan, x, value in marks]
-    assert same(score(marks, nodules, series="abcd"), score(bent, nodules, series="abcd"))
+    one, other = (score(rows, nodules, excluded, series="abcd", max_marks_per_scan=max_marks) for rows in (marks, bent))
+    assert same(one, other)
 
 
-@settings(max_examples=25)
-@given(marks_of, findings.filter(len))
-def test_a_lower_mark_on_a_found_nodule_changes_nothing(marks, nodules):
+@settings(max_examples=40)
+@given(marks_of_scans, findings_of_scans.filter(len), findings_of_scans)
+def test_a_lower_mark_on_a_found_nodule_changes_nothing(marks, nodules, excluded):
     scan, x, _ = nodules[0]
-    nodules[0] = (scan, x, 8)
-    before = score([*marks, (scan, x, 0.9)], nodules, series="abcd")
-    after = score([*marks, (scan, x, 0.9), (scan, x, 0.3)], nodules, series="abcd")
-    assert same(before, after)
+    nodules = [(scan, x, 8), *nodules[1:]]
+    series = ["a", "b", "c", "d"]
+    others = [mark for mark in marks if mark[0] != scan or abs(mark[1] - x) >= 4]  # a nodule's only marks are known
+    apart = [nodule for nodule in nodules[1:] if nodule[0] != scan or abs(nodule[1] - x) >= 5]
+    before = score([*others, (scan, x, 0.9)], [nodules[0], *apart], excluded, series)
+    after = score([*others, (scan, x, 0.9), (scan, x, 0.3)], [nodules[0], *apart], excluded, series)
+    assert after.candidates == before.candidates + 1
+    assert np.array_equal(before.sensitivity, after.sensitivity)
+    assert np.array_equal(before.fps_per_scan, after.fps_per_scan)

@@ -60,6 +60,8 @@ def test_the_projects_own_params_are_right() -> None:
         ("crop", "hu_range", [1000, -1000], "crop.hu_range must rise"),
         ("crop", "pad_hu", -2000, "crop.pad_hu -2000 lies outside"),
         ("evaluate", "threshold", 1.5, "evaluate.threshold: .*got 1.5"),
+        ("evaluate", "bootstraps", -1, "evaluate.bootstraps: .*got -1"),
+        ("evaluate", "seed", 0.5, "evaluate.seed: .*got 0.5"),
         ("evaluate", "fps_per_scan", [1, 0.5], "evaluate.fps_per_scan must rise"),
     ],
 )

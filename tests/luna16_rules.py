@@ -1,0 +1,77 @@
+"""LUNA16's rules read slowly and literally, and tables to try them on.
+
+Findings and marks lie on the x axis: (series, x, diameter) and (series, x, score).
+"""
+
+import numpy as np
+import pandas as pd
+from hypothesis import strategies as st
+
+RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
+
+scans = st.sampled_from("abcd")
+places = st.integers(0, 12)
+findings_of_scans = st.lists(st.tuples(scans, places, st.sampled_from([-1, 0, 2, 3, 5, 8])), max_size=8)
+marks_of_scans = st.lists(st.tuples(scans, places, st.integers(0, 6).map(lambda k: k / 8)), max_size=25)
+
+
+def table(rows, value):
+    frame = pd.DataFrame(rows, columns=["series_uid", "x", value])
+    return frame.assign(x=frame["x"].astype(float), y=0.0, z=0.0, **{value: frame[value].astype(float)})
+
+
+def literally(marks, nodules, excluded, series, unknown_diameter_mm=10, max_marks=None):
+    """The rules, one after another, in plain loops; (labels, scores) for roc_curve and the counts."""
+    label, value, doubles, ignored, num_marks = [], [], 0, 0, 0
+    for scan in series:
+        here = [mark for mark in marks if mark[0] == scan]
+        if max_marks is not None and len(here) > max_marks:
+            limit = sorted((mark[2] for mark in here), reverse=True)[max_marks]
+            here = [mark for mark in here if mark[2] > limit]
+        num_marks += len(here)
+        free = set(range(len(here)))
+        for findings, is_excluded in ((nodules, False), (excluded, True)):
+            for finding in findings:
+                if finding[0] != scan:
+                    continue
+                diameter = unknown_diameter_mm if finding[2] < 0 else finding[2]
+                near = {k for k in range(len(here)) if (here[k][1] - finding[1]) ** 2 < (diameter / 2) ** 2}
+                if is_excluded:
+                    ignored += len(near & free)
+                elif near:
+                    label.append(1)
+                    value.append(max(here[k][2] for k in near))
+                    doubles += len(near) - 1
+                free -= near
+        for k in free:
+            label.append(0)
+            value.append(here[k][2])
+    return label, value, {"ignored_double": doubles, "ignored_excluded": ignored, "candidates": num_marks}
+
+
+def curve(label, value, num_nodules, num_scans):
+    """(false positives per scan, sensitivity) of all distinct scores, from none on."""
+    points = [(0.0, 0.0)]
+    for threshold in sorted(set(value), reverse=True):
+        called = [is_hit for is_hit, score in zip(label, value, strict=True) if score >= threshold]
+        points.append(((len(called) - sum(called)) / num_scans, sum(called) / num_nodules))
+    return points
+
+
+def bootstrap(marks, nodules, excluded, series, rates, draws):
+    """Sensitivities at the rates for each draw: the scans drawn are copied, one after another, under new names."""
+    sensitivities = []
+    for draw in draws:
+        names = [str(place) for place in range(len(draw))]
+        copies = [
+            [(name, *row[1:]) for name, scan in zip(names, draw, strict=True) for row in rows if row[0] == series[scan]]
+            for rows in (marks, nodules, excluded)
+        ]
+        label, value, _ = literally(*copies, names)
+        num_nodules = len(copies[1])
+        if num_nodules:
+            x, y = zip(*curve(label, value, num_nodules, len(draw)), strict=True)
+            sensitivities.append(np.interp(rates, x, y))
+        else:
+            sensitivities.append(np.full(len(rates), np.nan))
+    return np.array(sensitivities)

@@ -1,0 +1,83 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from luna16_rules import RATES, bootstrap, findings_of_scans, marks_of_scans, table
+
+from lunaops import bootstrap as ours
+from lunaops.bootstrap import froc_intervals, interval, sensitivity_of_draws
+from lunaops.froc import froc, match
+
+
+def events(marks, nodules, excluded=(), series=("a",)):
+    tables = table(marks, "score"), table(nodules, "diameter_mm"), table(excluded, "diameter_mm")
+    return match(*tables, list(series), unknown_diameter_mm=10)
+
+
+@settings(max_examples=60)
+@given(marks_of_scans, findings_of_scans, findings_of_scans, st.integers(0, 2**40))
+def test_equal_to_a_slow_bootstrap_that_copies_the_scans_drawn(marks, nodules, excluded, seed):
+    series, rates = ["a", "b", "c", "e"], [*RATES, 0.3]  # d is not listed, e has nothing
+    found = sensitivity_of_draws(events(marks, nodules, excluded, series), rates, num_draws=6, seed=seed)
+    draws = [np.random.default_rng([seed, draw]).integers(4, size=4) for draw in range(6)]
+    np.testing.assert_allclose(found, bootstrap(marks, nodules, excluded, series, rates, draws), atol=1e-15)
+
+
+def test_of_one_scan_every_draw_is_the_result_itself():
+    one = events([("a", 0, 0.5), ("a", 90, 0.5), ("a", 50, 0.2), ("a", 80, 0.7)], [("a", 0, 6), ("a", 50, 6)])
+    result = froc(one, fps_per_scan=RATES)
+    expected = [list(result.sensitivity_at.values())] * 3
+    assert sensitivity_of_draws(one, RATES, num_draws=3, seed=0).tolist() == expected
+
+
+def test_a_draw_is_the_same_whatever_the_number_of_draws_and_however_many_are_made_at_once(monkeypatch):
+    many = events(
+        [(scan, 0, k / 9) for k, scan in enumerate("abcdefgh")], [(scan, 0, 6) for scan in "abcz"], series="abcdefghz"
+    )
+    draws = sensitivity_of_draws(many, RATES, num_draws=50, seed=7)
+    monkeypatch.setattr(ours, "DRAWS_AT_ONCE", 8)
+    assert np.array_equal(draws, sensitivity_of_draws(many, RATES, num_draws=50, seed=7), equal_nan=True)
+    assert np.array_equal(draws[:5], sensitivity_of_draws(many, RATES, num_draws=5, seed=7), equal_nan=True)
+    assert not np.array_equal(draws, sensitivity_of_draws(many, RATES, num_draws=50, seed=8), equal_nan=True)
+
+
+def test_a_draw_without_a_nodule_is_left_out():
+    half = events([("a", 0, 0.5)], [("a", 0, 6)], series="ab")
+    draws = sensitivity_of_draws(half, RATES, num_draws=40, seed=0)
+    assert set(np.isnan(draws).sum(axis=1)) == {0, 7}
+    known = interval(draws)
+    assert known.mean.tolist() == known.low.tolist() == known.high.tolist() == [1.0] * 7
+
+
+def test_without_nodules_or_marks_the_intervals_are_undefined_or_zero():
+    none = froc_intervals(events([("a", 0, 0.5)], []), fps_per_scan=RATES, num_draws=5, seed=0)
+    assert np.isnan(none.sensitivity.mean).all() and math.isnan(none.cpm.low) and np.isnan(none.curve.high).all()
+    zero = froc_intervals(events([], [("a", 0, 6)]), fps_per_scan=RATES, num_draws=5, seed=0)
+    assert zero.sensitivity.high.tolist() == [0.0] * 7 and zero.cpm.high == 0.0
+
+
+def test_the_interval_is_from_the_2_5th_to_the_97_5th_percentile():
+    known = interval(np.arange(101.0)[:, None])
+    assert (known.mean[0], known.low[0], known.high[0]) == (50.0, 2.5, 97.5)
+
+
+def test_the_intervals_hold_the_result_and_the_cpms_is_that_of_the_means():
+    rng = np.random.default_rng(0)
+    series = [str(k) for k in range(60)]
+    nodules = [(scan, 0, 6) for scan in series[:40]]
+    marks = [(scan, 0, rng.beta(3, 2)) for scan in series[:35]] + [(scan, 90, rng.beta(2, 3)) for scan in series * 5]
+    sample = events(marks, nodules, series=series)
+    result = froc(sample, fps_per_scan=RATES)
+    intervals = froc_intervals(sample, fps_per_scan=RATES, num_draws=400, seed=1)
+    at = np.array(list(result.sensitivity_at.values()))
+    assert (intervals.sensitivity.low < at).all() and (at < intervals.sensitivity.high).all()
+    assert intervals.cpm.mean == pytest.approx(intervals.sensitivity.mean.mean())
+    assert result.cpm - 0.2 < intervals.cpm.low < result.cpm < intervals.cpm.high < result.cpm + 0.2
+    assert intervals.curve_fps_per_scan[[0, -1]] == pytest.approx([0.125, 8])
+    np.testing.assert_allclose(intervals.curve.low[[0, -1]], intervals.sensitivity.low[[0, -1]])
+
+
+def test_no_draws_no_intervals():
+    assert froc_intervals(events([], []), fps_per_scan=RATES, num_draws=0, seed=0) is None

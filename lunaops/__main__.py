@@ -7,17 +7,18 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from lunaops import crop_commands, figures, scan_figures
+from lunaops import crop_commands
 from lunaops.cohort import count_splits
 from lunaops.command import run_app
-from lunaops.ct import read_ct
 from lunaops.errors import InputError
+from lunaops.froc_command import froc
 from lunaops.geometry import xyz_from_irc
 from lunaops.tables import XYZ, grid_of, read_table
 
 WHOLE_RANGE = (-32768, 32767)  # a picture has a window of its own
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+app.command()(froc)
 app.add_typer(crop_commands.app, name="cache")
 Data = Annotated[Path, typer.Option(help="The folder of the tables that the stages write.")]
 
@@ -30,6 +31,12 @@ def show(
     data: Data = Path("data"),
 ) -> None:
     """Draw a scan: three planes through a candidate and a row of transverse slices, head up."""
+    from lunaops import (  # matplotlib and SimpleITK: a second that the other commands need not wait
+        figures,
+        scan_figures,
+    )
+    from lunaops.ct import read_ct
+
     scan = _find_scan(read_table(data / "scans.csv"), series_uid)
     candidates = read_table(data / "candidates.parquet")
     candidates = candidates[candidates["series_uid"] == scan["series_uid"]]

@@ -1,17 +1,15 @@
 """LUNA16's parts: which files they come from, and which scans of them are on disk."""
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lunaops.ct import raw_path
 from lunaops.errors import InputError
+from lunaops.series import is_series_uid
 
 SUBSETS = tuple(f"subset{number}" for number in range(10))
 PARTS = ("labels", *SUBSETS)
-
-_SERIES_UID = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,63}")  # a DICOM UID; other data sets add letters
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,6 @@ def find_scans(raw: Path, parts: Collection[str] = PARTS) -> list[ScanFile]:
     if not scans:
         raise InputError(f"{raw}: a source directory without scans: no subset*/*.mhd; fetch one with fetch.parts")
     return [scans[series_uid] for series_uid in sorted(scans)]
-
-
-def is_series_uid(text: str) -> bool:
-    """Whether it can name a scan's files on any system: up to 64 digits, letters, dots, - and _, and no ".."."""
-    return _SERIES_UID.fullmatch(text) is not None and ".." not in text
 
 
 def scan_headers(folder: Path) -> list[Path]:

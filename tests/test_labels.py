@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lunaops.csv_file import read_series_uids
 from lunaops.errors import InputError
 from lunaops.labels import (
     read_candidates_csv,
@@ -11,7 +12,6 @@ from lunaops.labels import (
     read_labels,
     read_malignancy_csv,
     read_nodules_csv,
-    read_series_uids_csv,
 )
 
 HEADER = "seriesuid,coordX,coordY,coordZ,class\n"
@@ -156,13 +156,6 @@ def test_excluded_findings_and_malignancy_may_be_missing(tmp_path: Path) -> None
     assert (labels.malignancy, labels.series_uids) == (None, None)
 
 
-def test_series_ids_are_one_a_line_with_or_without_a_header(tmp_path: Path) -> None:
-    assert read_series_uids_csv(csv_of(tmp_path, "1.2\n\n056\n")) == {"1.2", "056"}
-    assert read_series_uids_csv(csv_of(tmp_path, 'seriesuid\n"1.2"\n', encoding="utf-8-sig")) == {"1.2"}
-    with pytest.raises(InputError, match="line 3: '1,2' is no series id; wanted one a line"):
-        read_series_uids_csv(csv_of(tmp_path, "1.2\n\n1,2\n"))
-
-
 VALID = HEADER + "1.2,-1.5,2,3,1\n056,0,0.5e1,0,0\n" + '"1.2",1,"2",3,0\n'
 pieces = st.sampled_from(
     ['"', '""', ",", "\n", "\r", "\r\n", " ", "\t", "\0", "\ufeff", "nan", "1e400", "é", "１", "#", "x" * 200, HEADER]
@@ -185,7 +178,7 @@ def mutations(draw: st.DrawFn) -> bytes:
 def test_any_bytes_give_a_table_or_a_clear_line(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "candidates.csv"
     path.write_bytes(text)
-    for read in (read_candidates_csv, read_series_uids_csv):
+    for read in (read_candidates_csv, read_series_uids):
         try:
             read(path)
         except InputError as error:
@@ -200,6 +193,6 @@ def test_the_real_labels(slabs: Path) -> None:
     assert (len(nodules), nodules["series_uid"].nunique()) == (1186, 601)
     assert (len(excluded), (excluded["diameter_mm"] == -1).sum()) == (35192, 30513)
     assert read_malignancy_csv(folder / "annotations_with_malignancy.csv")["is_malignant"].sum() == 378
-    series_uids = read_series_uids_csv(folder / "seriesuids.csv")
+    series_uids = read_series_uids(folder / "seriesuids.csv")
     assert len(series_uids) == 888
-    assert set(nodules["series_uid"]) | set(excluded["series_uid"]) <= series_uids
+    assert set(nodules["series_uid"]) | set(excluded["series_uid"]) <= set(series_uids)

@@ -23,13 +23,16 @@ DOORS = {
     "requests": {"lunaops/sources/download.py"},
     "urllib3": {"lunaops/sources/download.py"},
     "zipfile": {"lunaops/sources/archive.py"},
-    "typer": {"lunaops/command.py", "lunaops/__main__.py", "lunaops/crop_commands.py"},
+    "typer": {"lunaops/command.py", "lunaops/__main__.py", "lunaops/crop_commands.py", "lunaops/froc_command.py"},
 }
-KNOW_NOTHING_OF_OURS = ["geometry", "metrics", "froc", "augment", "model", "progress", "views"]
+KNOW_NOTHING_OF_OURS = ["geometry", "metrics", "froc", "ranking", "augment", "model", "progress", "views"]
 ALLOWED_EVERYWHERE = {"lunaops", "lunaops.errors", "lunaops.errors.InputError", "lunaops.params"}
+ALLOWED_EVERYWHERE |= {"lunaops.ranking", "lunaops.ranking.counts_at_thresholds"}
 WITHOUT_TORCH = [
     "metrics",
     "froc",
+    "bootstrap",
+    "submission",
     "geometry",
     "candidates",
     "tables",

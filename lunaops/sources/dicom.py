@@ -23,10 +23,10 @@ from lunaops.ct import HuArray
 from lunaops.errors import InputError
 from lunaops.geometry import Grid
 from lunaops.progress import progress
+from lunaops.series import is_series_uid
 from lunaops.sources.disk import check_space
 from lunaops.sources.metaimage import write_metaimage
 from lunaops.sources.slices import Slice, stack
-from lunaops.subsets import is_series_uid
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # SOP classes, DICOM PS3.4 B.5
 _ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")

@@ -10,6 +10,8 @@ from lunaops import bootstrap as ours
 from lunaops.bootstrap import froc_intervals, interval, sensitivity_of_draws
 from lunaops.froc import froc, match
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 
 def events(marks, nodules, excluded=(), series=("a",)):
     tables = table(marks, "score"), table(nodules, "diameter_mm"), table(excluded, "diameter_mm")

@@ -140,9 +140,8 @@ def full_size(labels: Path, path: Path) -> None:
     marks = read_marks(path)
     nodules, excluded = (read_excluded_csv(labels / f"{name}.csv") for name in ("annotations", "annotations_excluded"))
     events = match(marks, nodules, excluded, uids, unknown_diameter_mm=10)
-    print(
-        f"| {len(marks):,} marks in {len(uids)} scans, {len(excluded):,} excluded findings | seconds | processor seconds |\n|---|---|---|"
-    )
+    what = f"{len(marks):,} marks in {len(uids)} scans, {len(excluded):,} excluded findings"
+    print(f"| {what} | seconds | processor seconds |\n|---|---|---|")
     for name, work in {
         "read the marks": lambda: read_marks(path),
         "match them": lambda: match(marks, nodules, excluded, uids, unknown_diameter_mm=10),

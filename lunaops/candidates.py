@@ -81,16 +81,18 @@ def match_nodules(candidates: pd.DataFrame, nodules: pd.DataFrame, box_fraction:
     counts = np.bincount(nodules["code"], minlength=len(series.categories))
     first = np.cumsum(counts) - counts
     code, place = series.codes.to_numpy(), candidates[XYZ].to_numpy()
-    centers, diameters, ids = (
-        nodules[XYZ].to_numpy(),
-        nodules["diameter_mm"].to_numpy(),
-        nodules["nodule_id"].to_numpy(),
-    )
+    centers, diameters = nodules[XYZ].to_numpy(), nodules["diameter_mm"].to_numpy()
+    ids = nodules["nodule_id"].to_numpy()
+    x = np.ascontiguousarray(place[:, 0])
     diameter_mm, nearest = np.zeros(len(code)), np.full(len(code), np.inf)
     nodule_id = np.full(len(code), -1, dtype=np.int64)
     for turn in range(counts.max(initial=0)):  # the turn-th annotation of every series at once
         rows = np.flatnonzero(counts[code] > turn)
         chosen = first[code[rows]] + turn
+        near = np.abs(x[rows] - centers[chosen, 0]) <= diameters[chosen] * max(
+            box_fraction, 0.5
+        )  # few are, on one axis
+        rows, chosen = rows[near], chosen[near]
         offset, diameter = np.abs(place[rows] - centers[chosen]), diameters[chosen]
         boxed = (offset <= (diameter * box_fraction)[:, None]).all(axis=1) & (diameter_mm[rows] == 0)
         diameter_mm[rows[boxed]] = diameter[boxed]
@@ -104,12 +106,11 @@ def match_nodules(candidates: pd.DataFrame, nodules: pd.DataFrame, box_fraction:
 def order_as_book(candidates: pd.DataFrame) -> pd.DataFrame:
     """Nodules first, largest first, then series id and coordinates, all descending: the book's order."""
     codes = candidates["series_uid"].astype("category").cat.codes.to_numpy()
-    keys = [candidates[axis].to_numpy() for axis in reversed(XYZ)]
     order = np.argsort(codes, kind="stable")
+    keys = [candidates[axis].to_numpy()[order] for axis in reversed(XYZ)]
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1, append=-1))
     for start, stop in pairwise(starts):  # series by series: four times as fast as all at once
-        rows = order[start:stop]
-        order[start:stop] = rows[np.lexsort([key[rows] for key in keys])]
+        order[start:stop] = order[start:stop][np.lexsort([key[start:stop] for key in keys])]
     order = order[::-1]
     sizes, labels = candidates["diameter_mm"].to_numpy()[order], candidates["is_nodule"].to_numpy(dtype=bool)[order]
     return candidates.iloc[order[np.lexsort([-sizes, ~labels])]].reset_index(drop=True)

@@ -78,15 +78,14 @@ def without_contradictions(candidates: pd.DataFrame) -> tuple[pd.DataFrame, int]
 
 def _inside(findings: pd.DataFrame, scans: Sequence[Scan]) -> NDArray[np.bool_]:
     """Whether each finding's nearest voxel exists; series_uid is a category in the scans' order."""
-    codes, place = findings["series_uid"].cat.codes.to_numpy(), findings[XYZ].to_numpy()
+    codes = findings["series_uid"].cat.codes.to_numpy()
     order = np.argsort(codes, kind="stable")
+    place = findings[XYZ].to_numpy()[order]
     starts = np.searchsorted(codes[order], np.arange(len(scans) + 1))
     inside = np.zeros(len(findings), dtype=bool)
     for scan, (start, stop) in zip(scans, pairwise(starts), strict=True):
-        if start == stop:
-            continue
-        rows = order[start:stop]
-        inside[rows] = is_inside(irc_from_xyz(place[rows], scan.grid), scan.grid)
+        if start < stop:
+            inside[order[start:stop]] = is_inside(irc_from_xyz(place[start:stop], scan.grid), scan.grid)
     return inside
 
 

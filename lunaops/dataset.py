@@ -1,7 +1,9 @@
 """Candidates and their crops -> batches for the device; balanced sampling."""
 
 import math
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,12 +11,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from lunaops.crops import CropReader
 from lunaops.errors import InputError
 
 Indices = NDArray[np.int64]
+
+_AHEAD = 2  # batches for each thread that are ready or under way
 
 
 class Batch(NamedTuple):
@@ -62,19 +66,11 @@ class CropDataset(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The crops at `indices`, copied once, out of the memory maps into one tensor."""
         index_a = np.asarray(indices, np.int64)
-        hu = _empty_batch((len(index_a), 1, *self.crops.manifest.geometry.size_irc))
+        hu = torch.empty((len(index_a), 1, *self.crops.manifest.geometry.size_irc), dtype=torch.int16)
         series = self._series[self._series_of[index_a]]
         for target, series_uid, row in zip(hu.numpy(), series, self._row_in_block[index_a].tolist(), strict=True):
             target[0] = self.crops.crop(series_uid, row)
         return Batch(hu, torch.from_numpy(self.is_nodule[index_a]), torch.from_numpy(index_a))
-
-
-def _empty_batch(shape: tuple[int, ...]) -> Tensor:
-    """Memory for crops; in a worker it is shared with the process that trains, which so needs no copy."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.int16)
-    shared = torch.UntypedStorage._new_shared(2 * math.prod(shape))  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.int16).set_(shared).view(shape)
 
 
 class EpochSampler:
@@ -137,26 +133,53 @@ def _walk(items: Indices, start: int, count: int, seed: list[int]) -> Indices:
 
 def load_batches(
     dataset: CropDataset, sampler: EpochSampler | None = None, *, batch_size: int = 1, num_workers: int, pin: bool
-) -> DataLoader[Batch]:
+) -> "Batches":
     """Batches in the order of `sampler`, or else all of the data set in its own order by `batch_size`.
 
-    `num_workers` processes gather them (0: this one); `pin` puts them into page-locked memory for a GPU.
+    `num_workers` threads gather them ahead (0: none, each as it is asked for); `pin` puts them into page-locked memory
+    for a GPU.
     """
     order = sampler or [
         list(range(start, min(start + batch_size, len(dataset)))) for start in range(0, len(dataset), batch_size)
     ]
-    return DataLoader(
-        dataset,
-        batch_sampler=order,
-        collate_fn=_as_it_is,
-        num_workers=num_workers,
-        pin_memory=pin,
-        persistent_workers=num_workers > 0,
-        multiprocessing_context="spawn" if num_workers else None,
-        generator=torch.Generator(),  # its own, so that loading draws nothing from the global one
-    )
+    return Batches(dataset, order, num_workers=num_workers, pin=pin)
 
 
-def _as_it_is(batch: Any) -> Any:
-    """CropDataset gathers whole batches, so there is nothing left to collate."""
-    return batch
+class Batches:
+    """Batches of crops, to be iterated again and again.
+
+    Threads rather than a DataLoader's processes: gathering is copying, which holds no interpreter lock, while a batch
+    from a process travels through fresh shared memory at several times the cost of the copy (benchmarks/README.md),
+    and each process maps the blocks and checks the crops for itself. `CropDataset` works in a DataLoader all the same.
+    """
+
+    def __init__(
+        self, dataset: CropDataset, order: EpochSampler | list[list[int]], *, num_workers: int, pin: bool
+    ) -> None:
+        self._dataset = dataset
+        self._order = order
+        self._num_workers = num_workers
+        self._pin = pin
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._num_workers == 0:
+            yield from map(self._gathered, self._order)
+            return
+        ahead: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(self._num_workers) as pool:
+            try:
+                for indices in self._order:
+                    ahead.append(pool.submit(self._gathered, indices))
+                    if len(ahead) > _AHEAD * self._num_workers:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # also where the consumer stops early
+
+    def _gathered(self, indices: list[int]) -> Batch:
+        batch = self._dataset.__getitems__(indices)
+        return Batch(*(column.pin_memory() for column in batch)) if self._pin else batch

@@ -1,16 +1,21 @@
 import pickle
+import threading
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
+import cropping
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cropping import build, write_raw
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from lunaops.crops import Block, CropReader, Geometry, Manifest
-from lunaops.dataset import CropDataset, EpochSampler, draw_epoch, load_batches
+from lunaops.dataset import Batch, CropDataset, EpochSampler, draw_epoch, load_batches
 from lunaops.errors import InputError
 
 SIZE = (2, 3, 4)
@@ -72,11 +77,57 @@ def test_the_table_does_not_travel_to_workers() -> None:
     assert sent[3].hu.flatten()[0] == dataset[3].hu.flatten()[0] == 201
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_batches_are_the_same_with_any_number_of_workers(workers: int) -> None:
-    batches = list(load_batches(CropDataset(CANDIDATES, FilledCrops()), batch_size=3, num_workers=workers, pin=False))
-    assert [batch.row.tolist() for batch in batches] == [[0, 1, 2], [3]]
-    assert [batch.hu[:, 0, 0, 0, 0].tolist() for batch in batches] == [[200, 100, 101], [201]]
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batches_are_the_same_with_any_number_of_workers(workers: int, batch_size: int) -> None:
+    batches = load_batches(
+        CropDataset(CANDIDATES, FilledCrops()), batch_size=batch_size, num_workers=workers, pin=False
+    )
+    for _ in range(2):  # epochs
+        got = list(batches)
+        assert len(got) == len(batches)
+        assert torch.cat([batch.row for batch in got]).tolist() == [0, 1, 2, 3]
+        assert torch.cat([batch.hu[:, 0, 0, 0, 0] for batch in got]).tolist() == [200, 100, 101, 201]
+
+
+def test_a_loop_that_stops_early_leaves_no_thread_behind() -> None:
+    before = threading.active_count()
+    for _ in load_batches(CropDataset(CANDIDATES, FilledCrops()), num_workers=2, pin=False):
+        break
+    assert threading.active_count() == before
+
+
+class LostCrops(FilledCrops):
+    def crop(self, series_uid: str, row: int) -> np.ndarray:
+        raise InputError(f"crops of {series_uid} are lost")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_goes_wrong_in_a_worker_is_said(workers: int) -> None:
+    with pytest.raises(InputError, match="crops of 2 are lost"):
+        list(load_batches(CropDataset(CANDIDATES, LostCrops()), num_workers=workers, pin=False))
+
+
+def as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_the_data_set_gathers_real_crops_in_a_dataloaders_processes(tmp_path: Path, start: str) -> None:
+    raw = write_raw(tmp_path / "raw")
+    table = cropping.CANDIDATES.assign(split="train", is_nodule=False)
+    dataset = CropDataset(table, CropReader(build(raw, tmp_path / "cache"), table, raw, tmp_path / "cache"))
+    here = dataset.__getitems__([2, 0, 1]).hu.tolist()  # the maps are open before a process is forked
+    loader = DataLoader(
+        dataset,
+        batch_sampler=[[2], [0, 1]],
+        num_workers=2,
+        collate_fn=as_it_is,
+        multiprocessing_context=start,
+        persistent_workers=True,
+    )
+    for _ in range(2):
+        assert torch.cat([batch.hu for batch in loader]).tolist() == here
 
 
 LABELS = np.array([1] * 3 + [0] * 20)

@@ -50,7 +50,8 @@ class CropDataset(Dataset[Batch]):
         self.table = candidates[chosen].reset_index(drop=True)
         self.crops = crops
         self.is_nodule: NDArray[np.int64] = self.table["is_nodule"].to_numpy(np.int64)
-        self._series_of, self._series = pd.factorize(self.table["series_uid"])
+        self._series_of, series = pd.factorize(self.table["series_uid"])
+        self._series: list[str] = series.tolist()
         self._row_in_block = row_in_block[chosen].to_numpy()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -67,9 +68,9 @@ class CropDataset(Dataset[Batch]):
         """The crops at `indices`, copied once, out of the memory maps into one tensor."""
         index_a = np.asarray(indices, np.int64)
         hu = torch.empty((len(index_a), 1, *self.crops.manifest.geometry.size_irc), dtype=torch.int16)
-        series = self._series[self._series_of[index_a]]
-        for target, series_uid, row in zip(hu.numpy(), series, self._row_in_block[index_a].tolist(), strict=True):
-            target[0] = self.crops.crop(series_uid, row)
+        places = zip(self._series_of[index_a].tolist(), self._row_in_block[index_a].tolist(), strict=True)
+        for target, (series, row) in zip(hu.numpy(), places, strict=True):
+            target[0] = self.crops.crop(self._series[series], row)
         return Batch(hu, torch.from_numpy(self.is_nodule[index_a]), torch.from_numpy(index_a))
 
 

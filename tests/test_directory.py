@@ -275,7 +275,7 @@ def test_a_copy_takes_voxels_of_another_name_and_folder(part, user):
 def test_a_copy_that_has_no_room_is_refused_before_it_begins(part, user, monkeypatch):
     usage = shutil.disk_usage(user)._replace(free=7)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(InputError, match=r"needs 8e-09 GB, but 7e-09 GB are free"):
+    with pytest.raises(InputError, match=r"needs 8 B, but 7 B are free"):
         fetch_part("subset0", part, user, user, copy=True)
     assert not list(part.iterdir())
 

@@ -178,7 +178,7 @@ def test_killed_without_an_earlier_part_there_is_none_until_it_is_whole(stage):
 
 def test_what_is_unfinished_is_no_data_for_dvc_and_git():
     unfinished = ["data/raw/.subset0.unfinished", "data/raw/.subset0.replaced"]
-    for program in (["dvc", "check-ignore"], ["git", "check-ignore", "--no-index"]):
+    for program in ([sys.executable, "-m", "dvc", "check-ignore"], ["git", "check-ignore", "--no-index"]):
         command = [*program, *(f"{path}/1.1.raw" for path in unfinished)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.stdout.splitlines() == command[len(program) :], done.stderr

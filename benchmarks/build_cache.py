@@ -1,6 +1,6 @@
 """Filling the crop cache: ours against the obvious design and against the floor, in turns, each in a new process.
 
-    python -m benchmarks.build_cache [--folder FOLDER] [--scans 4] [--rounds 3]
+    python -m benchmarks.build_cache [--folder FOLDER] [--scans 8] [--rounds 3]
 
 The floor reads the scans and writes as many bytes as the blocks have, and does nothing else. The scans have just been
 read in every variant, so they come from memory; nothing waits for the disk to have written. On a busy machine look at
@@ -97,7 +97,7 @@ def main() -> None:
     """Print the medians of the rounds and the ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; else the temporary folder")
-    parser.add_argument("--scans", type=int, default=4)
+    parser.add_argument("--scans", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     results: dict[str, list[tuple[float, ...]]] = {name: [] for name in VARIANTS}

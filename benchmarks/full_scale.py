@@ -8,13 +8,12 @@ is LUNA16 itself: 81 GB of crops, beside the few scans that are really there.
 """
 
 import argparse
-import resource
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +57,21 @@ def run_steps(folder: Path, scans: pd.DataFrame, table: pd.DataFrame, workers: i
     """Build, build again, build other candidates, read, verify."""
     scale = NUM_SCANS / len(scans)
     raw, cache = folder / "raw", folder / "cache"
+    peaks = [0.0]
 
     def build(candidates: pd.DataFrame) -> Manifest:
         blocks = build_blocks(scans, candidates, raw=raw, geometry=GEOMETRY, folder=cache, workers=workers)
-        return Manifest(GEOMETRY, tuple(progress(blocks, total=len(scans), label="crops", unit="scans")))
+        done = []
+        for block in progress(blocks, total=len(scans), label="crops", unit="scans"):
+            done.append(block)
+            peaks.extend(peak_memory(child.pid) for child in active_children())
+        return Manifest(GEOMETRY, tuple(done))
 
     manifest = timed("build", scale, lambda: build(table))
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
     size = sum(path.stat().st_size for path in cache.rglob("*.val"))
     index = sum(path.stat().st_size for path in cache.glob("cache.db*"))
     print(f"  on the disk {size / 1e9:.2f} GB, index {index / 1e3:.0f} kB: {size * scale / 1e9:.1f} GB")
-    print(f"  peak memory of the largest worker {largest:.0f} MB, whatever the number of scans")
+    print(f"  peak memory of the largest worker {max(peaks):.0f} MB, whatever the number of scans")
     assert timed("build again, nothing to do", scale, lambda: build(table)) == manifest
     moved = table["x"].where(~table["series_uid"].isin(scans["series_uid"][:3]), table["x"] + 1)
     timed("build, other candidates for three scans", 1, lambda: build(table.assign(x=moved)))
@@ -87,6 +90,15 @@ def read(manifest: Manifest, table: pd.DataFrame, raw: Path, cache: Path) -> Non
     assert sum(len(batch.hu) for batch in load_batches(dataset, order, num_workers=0, pin=False)) == len(table)
     if Path("/proc/self/fd").is_dir():
         print(f"  {len(list(Path('/proc/self/fd').iterdir()))} files open in this process")
+
+
+def peak_memory(pid: int | None) -> float:
+    """The most memory that a process has had resident, in MB; 0 where the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def timed(what: str, scale: float, step: Callable[[], Any]) -> Any:

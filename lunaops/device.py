@@ -1,12 +1,19 @@
-"""Where tensors live, and how the CPU's memory is kept for the next batch."""
+"""Where tensors live, how batches get there, and how the CPU's memory is kept for the next batch."""
 
 import ctypes
 import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lunaops.errors import InputError
+
+Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+
+_AHEAD = 2  # batches on their way to a GPU while it computes on another
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc, malloc.h
 
@@ -25,6 +32,35 @@ def choose_device(name: str) -> torch.device:
 def place_model(model: nn.Module, device: torch.device) -> None:
     """Move `model` to `device` in place, its weights channels-last: 3-D convolutions are over twice as fast so."""
     model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def on_device(batches: Iterable[Tensors], device: torch.device) -> Iterator[Tensors]:
+    """The batches, named tuples of tensors, on `device`; to a GPU they travel on a stream of their own, ahead of use.
+
+    The host never waits for the copies, which want page-locked memory; the stream that computes does.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield type(batch)(*(tensor.to(device) for tensor in batch))
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ahead: deque[tuple[Tensors, torch.cuda.Event]] = deque()
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            moved = type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
+            ahead.append((moved, stream.record_event()))
+        if len(ahead) > _AHEAD:
+            yield _arrived(*ahead.popleft())
+    while ahead:
+        yield _arrived(*ahead.popleft())
+
+
+def _arrived(batch: Tensors, event: torch.cuda.Event) -> Tensors:
+    current = torch.cuda.current_stream()
+    current.wait_event(event)
+    for tensor in batch:
+        tensor.record_stream(current)  # its memory is not given away before this stream is done with it
+    return batch
 
 
 def keep_freed_memory() -> None:

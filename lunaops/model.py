@@ -77,19 +77,33 @@ def _initialise(module: nn.Module, generator: Generator | None) -> None:
 
 def write_model(model: LunaModel, folder: Path, facts: dict[str, Any]) -> None:
     """Write weights.safetensors and model.json (architecture and `facts`): the folder alone rebuilds the model."""
-    folder.mkdir(parents=True, exist_ok=True)
     architecture = {"crop_size_irc": list(model.crop_size_irc), "channels": model.channels}
-    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, folder / "weights.safetensors")
-    (folder / "model.json").write_text(json.dumps({"model": architecture, **facts}, indent=2) + "\n")
+    write_model_files(folder, model.state_dict(), {"model": architecture, **facts})
+
+
+def write_model_files(folder: Path, weights: dict[str, Tensor], said: dict[str, Any]) -> None:
+    """Write what `read_model_files` gives: the weights, and what model.json says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, folder / "weights.safetensors")
+    (folder / "model.json").write_text(json.dumps(said, indent=2) + "\n")
+
+
+def read_model_files(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights in `folder`, and what its model.json says. Raises InputError where one is missing or damaged."""
+    try:
+        return load_file(folder / "weights.safetensors"), json.loads((folder / "model.json").read_text())
+    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder}: no usable model: {reason}; train again, or dvc pull") from error
 
 
 def read_model(folder: Path) -> LunaModel:
     """Rebuild the model written to `folder`. Raises InputError where a file is missing or does not fit."""
+    weights, said = read_model_files(folder)
     try:
-        architecture = json.loads((folder / "model.json").read_text())["model"]
-        model = LunaModel(tuple(architecture["crop_size_irc"]), architecture["channels"])
-        model.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
+        model = LunaModel(tuple(said["model"]["crop_size_irc"]), said["model"]["channels"])
+        model.load_state_dict(weights, strict=True)
+    except (KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{folder}: no usable model: {reason}; train again, or dvc pull") from error
     return model

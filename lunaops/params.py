@@ -29,6 +29,7 @@ PixelSpacing = Annotated[float, Field(ge=0.3, le=2)]  # mm; these three: what fi
 SliceSpacing = Annotated[float, Field(ge=0.5, le=10)]  # mm
 NoduleDiameter = Annotated[float, Field(ge=1, le=40)]  # mm
 Probability = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
 class _Section(BaseModel):
@@ -155,15 +156,25 @@ class TrainParams(_Section):
     batch_size: PositiveInt
     optimizer: Literal["adamw", "sgd"]
     learning_rate: PositiveFloat
-    schedule: Literal["constant", "cosine"]
+    schedule: Literal["constant", "cosine", "plateau"]
     warmup_samples: NonNegativeInt
+    plateau_patience: PositiveInt
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegativeFloat
+    clip_norm: NonNegativeFloat
+    accumulate: PositiveInt
     balance: NonNegativeFloat
     threshold: Probability
+    patience: NonNegativeInt
     best_by: Literal[
         "average_precision", "roc_auc", "pr/f1_score", "pr/recall", "pr/precision", "correct/all", "loss/all"
     ]
+    precision: Precision
+    precision_tolerance: Annotated[float, Field(gt=0, le=1)]
+    compile: bool
+    deterministic: bool
+    checkpoint_every: NonNegativeInt
     num_workers: NonNegativeInt
 
 

@@ -8,12 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from lunaops.crops import CropReader
-from lunaops.dataset import CropDataset, load_batches
+from lunaops.dataset import Batches, CropDataset
 from lunaops.device import keep_freed_memory, place_model
 from lunaops.errors import InputError
 from lunaops.model import LunaModel
 from lunaops.progress import progress
-from lunaops.training import score_batches
+from lunaops.sampling import TableSampler
+from lunaops.scoring import score_batches
 
 COLUMNS = ["candidate_id", "series_uid", "split", "x", "y", "z", "is_nodule", "nodule_id", "diameter_mm"]
 
@@ -30,7 +31,8 @@ def predict_candidates(
         raise InputError(f"the model takes crops of {model.crop_size_irc}, the cache holds {size}: train again")
     keep_freed_memory()
     place_model(model, device)
-    batches = load_batches(dataset, batch_size=batch_size, num_workers=0, pin=device.type == "cuda")
+    sampler = TableSampler(len(dataset), batch_size=batch_size)
+    batches = Batches(dataset, sampler, num_workers=0, pin=device.type == "cuda")
     scored = score_batches(model, progress(batches, label="predict", unit="batches"), device)
     assert np.array_equal(scored.row, np.arange(len(dataset)))
     return dataset.table[COLUMNS].assign(score=scored.score.astype(np.float64), loss=scored.loss.astype(np.float64))

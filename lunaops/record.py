@@ -4,14 +4,28 @@ import csv
 import json
 import logging
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from lunaops.crops import Geometry
-from lunaops.model import LunaModel, write_model
-from lunaops.training import EpochResult
+from lunaops.model import LunaModel, read_model_files, write_model, write_model_files
+from lunaops.training import EpochResult, validation_score
 
 logger = logging.getLogger(__name__)
+
+_KINDS = ("best", "last")
+
+
+@dataclass(frozen=True)
+class RecordedEpoch:
+    """An epoch's numbers, by the names of EpochResult."""
+
+    epoch: int
+    samples: int
+    metrics: dict[str, float]
 
 
 class TrainingRecord:
@@ -20,7 +34,7 @@ class TrainingRecord:
     def __init__(self, models: Path, reports: Path, *, best_by: str, geometry: Geometry) -> None:
         self.models = models
         self.reports = reports
-        self._best: EpochResult | None = None
+        self._epochs: list[RecordedEpoch] = []
         self._best_by = best_by
         self._geometry = geometry
         self._undefined: set[str] = set()
@@ -28,44 +42,68 @@ class TrainingRecord:
 
     def add(self, result: EpochResult, model: LunaModel) -> None:
         """Take in an epoch: `model` becomes the last and, if its validation score is the highest so far, the best."""
-        self._say(result)
-        self._append_row(result)
+        epoch = RecordedEpoch(result.epoch, result.samples, result.metrics)
+        self._epochs.append(epoch)
+        self._say(epoch)
         facts = {
             "crop": asdict(self._geometry),
-            "epoch": result.epoch,
-            "samples": result.samples,
-            "metrics": defined(result.metrics),
+            "epoch": epoch.epoch,
+            "samples": epoch.samples,
+            "metrics": defined(epoch.metrics),
         }
         write_model(model, self.models / "last", facts)
-        if self._best is None or self._is_better(result, self._best):
-            self._best = result
+        if self.best_epoch is epoch:
             write_model(model, self.models / "best", facts)
-            summary = {"epoch": result.epoch, "samples": result.samples, **_nested(result.metrics)}
-            (self.reports / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n")
+        self._write_reports()
 
     @property
-    def best_epoch(self) -> EpochResult:
-        """The epoch whose model is models/best."""
-        assert self._best is not None, "no epoch was added"
-        return self._best
+    def best_epoch(self) -> RecordedEpoch:
+        """The epoch whose model is models/best: any is better than one whose score is undefined."""
+        assert self._epochs, "no epoch was added"
+        scores = [validation_score(epoch.metrics, self._best_by) for epoch in self._epochs]
+        defined_scores = [score for score in scores if not math.isnan(score)]
+        return self._epochs[scores.index(max(defined_scores)) if defined_scores else -1]
 
-    def _is_better(self, result: EpochResult, best: EpochResult) -> bool:
-        """Whether the score rose (a loss: fell); any epoch is better than one whose score is undefined."""
-        new, old = (one.metrics[f"val/{self._best_by}"] for one in (result, best))
-        return math.isnan(old) or (new < old if self._best_by.startswith("loss/") else new > old)
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights of both models, none before the first epoch."""
+        return {
+            f"{kind}.{name}": tensor
+            for kind in _KINDS
+            if self._epochs
+            for name, tensor in read_model_files(self.models / kind)[0].items()
+        }
 
-    def _append_row(self, result: EpochResult) -> None:
-        row = {"epoch": result.epoch, "samples": result.samples, **result.metrics}
-        with (self.reports / "epochs.csv").open("w" if result.epoch == 1 else "a", newline="") as file:
+    def facts(self) -> dict[str, Any]:
+        """The epochs, and what the models' folders say beside the weights."""
+        said = {kind: read_model_files(self.models / kind)[1] for kind in _KINDS if self._epochs}
+        return {"epochs": [asdict(epoch) for epoch in self._epochs], "models": said}
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Write anew what `tensors` and `facts` gave, and go on from there."""
+        self._epochs = [RecordedEpoch(**epoch) for epoch in facts["epochs"]]
+        for kind, said in facts["models"].items():
+            weights = {k.removeprefix(f"{kind}."): tensor for k, tensor in tensors.items() if k.startswith(f"{kind}.")}
+            write_model_files(self.models / kind, weights, said)
+        self._write_reports()
+
+    def _write_reports(self) -> None:
+        """Write the table of the epochs anew; an undefined number is an empty cell, and null in JSON."""
+        if not self._epochs:
+            return
+        with (self.reports / "epochs.csv").open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            if result.epoch == 1:
-                writer.writerow(row)
-            writer.writerow("" if isinstance(v, float) and math.isnan(v) else v for v in row.values())
+            writer.writerow(["epoch", "samples", *self._epochs[0].metrics])
+            for one in self._epochs:
+                numbers = ("" if math.isnan(value) else value for value in one.metrics.values())
+                writer.writerow([one.epoch, one.samples, *numbers])
+        best = self.best_epoch
+        summary = {"epoch": best.epoch, "samples": best.samples, **_nested(best.metrics)}
+        (self.reports / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n")
 
-    def _say(self, result: EpochResult) -> None:
+    def _say(self, epoch: RecordedEpoch) -> None:
         for split in ("train", "val"):
-            logger.info("epoch %d %-5s %s", result.epoch, split, _sentence(result.metrics, split))
-        undefined = {name for name, value in result.metrics.items() if math.isnan(value)} - self._undefined
+            logger.info("epoch %d %-5s %s", epoch.epoch, split, _sentence(epoch.metrics, split))
+        undefined = {name for name, value in epoch.metrics.items() if math.isnan(value)} - self._undefined
         if undefined:
             self._undefined |= undefined
             logger.warning("undefined, so empty in files and absent in MLflow: %s", ", ".join(sorted(undefined)))

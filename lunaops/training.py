@@ -1,44 +1,42 @@
 """fit(): trains a model and yields one EpochResult after another. It knows no file and no tracker."""
 
-import math
+import logging
+import os
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.lr_scheduler import LRScheduler
+from torch.nn.parallel import DistributedDataParallel
 
 from lunaops.augment import apply_turns, draw_turns
-from lunaops.dataset import Batch, CropDataset, EpochSampler, load_batches
-from lunaops.device import keep_freed_memory, place_model
+from lunaops.dataset import Batch, Batches, CropDataset
+from lunaops.device import keep_freed_memory, on_device
+from lunaops.distributed import ALONE, World
 from lunaops.errors import InputError
+from lunaops.interrupts import Interrupted
 from lunaops.metrics import classification_metrics
-from lunaops.params import AugmentParams, TrainParams
+from lunaops.optimisation import is_stalled, learning_rate, set_learning_rate
+from lunaops.params import AugmentParams, Precision, TrainParams
+from lunaops.precision import set_tf32, trusted_precision
 from lunaops.progress import progress
+from lunaops.sampling import EpochSampler, TableSampler
+from lunaops.scoring import Pass, Scored, gathered, network_input, score_batch, score_batches
+from lunaops.training_state import TrainingState
 
-
-@dataclass(frozen=True)
-class Scored:
-    """What a pass over samples leaves behind, each (n,): rows of the data set's table, labels, scores, losses."""
-
-    row: NDArray[np.int64]
-    is_nodule: NDArray[np.int64]
-    score: NDArray[np.float32]
-    loss: NDArray[np.float32]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EpochResult:
     """One epoch: `epoch` counts from 1, `samples` are the training samples seen since the start of the run.
 
-    `samples_per_second` stands apart from `metrics`, which are the same in every run of the same seed.
+    `metrics` are the same in every run of the same seed, data and devices; `speed` is not.
     """
 
     epoch: int
@@ -46,140 +44,239 @@ class EpochResult:
     train: Scored
     val: Scored
     metrics: dict[str, float]
-    samples_per_second: float
+    speed: dict[str, float]
 
 
 def fit(
-    model: nn.Module,
+    state: TrainingState,
     train: CropDataset,
     val: CropDataset,
     *,
     params: TrainParams,
     augment: AugmentParams,
-    device: torch.device,
+    world: World = ALONE,
+    stop: threading.Event | None = None,
+    checkpoint: Callable[[], None] = lambda: None,
 ) -> Iterator[EpochResult]:
-    """Train `model` in place on the cross entropy of its logits, and validate it after each epoch.
+    """Go on training from where `state` is, changing it in place, and validate after each epoch.
 
-    The same seed, data and device give the same results, whatever the number of loader workers.
-    Raises InputError where a class to be drawn is empty, or where the loss is no longer finite.
+    The loss is the cross entropy of the logits. The same seed, data and devices give the same results, whatever the
+    number of loader workers and wherever a run was interrupted. `checkpoint` is called within an epoch when
+    `train.checkpoint_every` samples were seen and before the epoch is left for `stop`; what follows an epoch is the
+    caller's. Raises InputError where a class to be drawn is empty, or where the loss is no longer finite; Interrupted
+    when `stop` was set, after the step under way.
     """
     keep_freed_memory()
-    place_model(model, device)
+    set_determinism(params.deterministic)
     sampler = EpochSampler(
         train.is_nodule,
         samples=params.samples_per_epoch,
         batch_size=params.batch_size,
         balance=params.balance,
         seed=params.seed,
+        rank=world.rank,
+        world_size=world.size,
     )
-    pin = device.type == "cuda"
-    train_batches = load_batches(train, sampler, num_workers=params.num_workers, pin=pin)
-    val_batches = load_batches(val, batch_size=params.batch_size, num_workers=params.num_workers, pin=pin)
-    optimizer = _optimizer(model, params)
-    schedule = _schedule(optimizer, params, num_steps=params.epochs * len(sampler))
-    steps = progress(
-        _all_epochs(train_batches, sampler, params, augment),
-        total=params.epochs * len(sampler),
-        label="train",
-        unit="batches",
-    )
-    samples = 0
-    for epoch in range(1, params.epochs + 1):
-        started = time.perf_counter()
-        trained = _train_epoch(model, optimizer, schedule, islice(steps, len(sampler)), device)
-        rate = len(trained.row) / (time.perf_counter() - started)
-        _check_finite(trained, epoch)
-        validated = score_batches(model, progress(val_batches, label="validate", unit="batches"), device)
-        samples += len(trained.row)
-        metrics = {**_metrics("train", trained, params.threshold), **_metrics("val", validated, params.threshold)}
-        metrics |= {"train/learning_rate": float(schedule.get_last_lr()[0])}
-        yield EpochResult(epoch, samples, trained, validated, metrics, rate)
-    assert next(steps, None) is None  # and the progress says that it is done
+    pin = state.device.type == "cuda"
+    train_batches = Batches(train, sampler, num_workers=params.num_workers, pin=pin)
+    val_sampler = TableSampler(len(val), batch_size=params.batch_size, rank=world.rank, world_size=world.size)
+    val_batches = Batches(val, val_sampler, num_workers=params.num_workers, pin=pin)
+    if state.precision is None:
+        state.precision = _tried_precision(state, val, params, world)
+    set_tf32(state.precision)
+    candidate_ids = train.table["candidate_id"].to_numpy()
+    loop = _Loop(state, params, augment, world, stop or threading.Event(), checkpoint, sampler, candidate_ids)
+    num_batches = (params.epochs - state.epoch) * len(sampler) - state.step
+    batches = iter(loop.said(loop.all_batches(train_batches), label="train", total=num_batches))
+    while state.epoch < params.epochs and not is_stalled(state.val_scores, params.patience):
+        speed = loop.train_epoch(batches)
+        validated = score_batches(
+            loop.network, loop.said(val_batches, label="validate"), state.device, state.precision
+        ).gathered(world, total=len(val), batch_size=params.batch_size)
+        yield loop.finish_epoch(validated, speed)
+    if state.epoch == params.epochs:
+        next(batches, None)  # and the progress says that it is done
+    else:
+        logger.info("no better epoch in %d: stopped early, after epoch %d", params.patience, state.epoch)
 
 
-def score_batches(model: nn.Module, batches: Iterable[Batch], device: torch.device) -> Scored:
-    """Score all samples without changing the model: no gradient, no batch statistics."""
-    model.eval()
-    with torch.inference_mode():
-        return _gathered([_forward(model, batch, device) for batch in batches])
+def set_determinism(wanted: bool) -> None:
+    """Have torch choose algorithms that give the same bits each time, on one device.
 
-
-class _Pass(NamedTuple):
-    """One batch on the device, each (N,); `loss` may carry a graph."""
-
-    row: Tensor
-    is_nodule: Tensor
-    score: Tensor
-    loss: Tensor
-
-
-def rate_factor(step: int, *, num_steps: int, warmup_steps: int, schedule: str) -> float:
-    """What the learning rate is multiplied by at `step` of `num_steps`, counted from 0.
-
-    It rises linearly over the warm-up, then stays 1 (constant) or falls to 0 along half a cosine (cosine).
+    Warnings stay warnings: CUDA's max-pooling counts as undetermined because windows may overlap; ours do not.
     """
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(num_steps - warmup_steps, 1)))
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for; read at cuBLAS's first use
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.backends.cudnn.benchmark = not wanted
 
 
-def _optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
-    rate, decay, momentum = params.learning_rate, params.weight_decay, params.momentum
-    if params.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay, momentum=momentum)
-    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, betas=(momentum, 0.999))
+class _Loop:
+    """The epochs' inside: batches in, steps done, checkpoints called for."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        params: TrainParams,
+        augment: AugmentParams,
+        world: World,
+        stop: threading.Event,
+        checkpoint: Callable[[], None],
+        sampler: EpochSampler,
+        candidate_ids: NDArray[np.int64],
+    ) -> None:
+        self.state = state
+        self.params = params
+        self.augment = augment
+        self.world = world
+        self.stop = stop
+        self.checkpoint = checkpoint
+        self.sampler = sampler
+        self.candidate_ids = candidate_ids
+        world.share_input_statistics(state.model)
+        self.network: nn.Module = state.model
+        if params.compile:
+            self.network = torch.compile(state.model)  # type: ignore[assignment]  # what it returns is a module
+        self.forward = world.wrapped(self.network)
+        self._passes: list[Pass] = []
+        self._norms: list[Tensor] = []
+
+    def said(self, batches: Iterable[Batch], *, label: str, total: int | None = None) -> Iterable[Batch]:
+        """The batches; how far they are is said by one process."""
+        return progress(batches, label=label, unit="batches", total=total) if self.world.is_first else batches
+
+    def all_batches(self, loader: Batches) -> Iterator[Batch]:
+        """This process's share of the batches that are still to come, on the device, varied.
+
+        What an epoch draws depends on the seed, its number and the batch's number alone.
+        """
+        for epoch in range(self.state.epoch, self.params.epochs):
+            self.sampler.epoch = epoch
+            self.sampler.first_step = first = self.state.step if epoch == self.state.epoch else 0
+            for step, batch in enumerate(on_device(loader, self.state.device), start=first):
+                yield self._varied(batch, epoch, step)
+
+    def _varied(self, batch: Batch, epoch: int, step: int) -> Batch:
+        seed = np.random.SeedSequence([self.params.seed, 4, epoch, step]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(seed >> 1))
+        drawn = draw_turns(self._batch_length(step), self.augment, generator)
+        return batch._replace(hu=apply_turns(batch.hu, drawn[self.world.rank :: self.world.size]))
+
+    def _batch_length(self, step: int) -> int:
+        """The samples of a batch over all processes: the last may be shorter."""
+        return min(self.params.batch_size, self.sampler.samples - step * self.params.batch_size)
+
+    def train_epoch(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """Do the steps that are left of the epoch; how fast that was."""
+        started, waited, samples = time.perf_counter(), 0.0, 0
+        self.forward.train()
+        while self.state.step < len(self.sampler):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            samples += self._batch_length(self.state.step)
+            self._step(batch)
+            if self.world.any(self.stop.is_set()):
+                self._keep()
+                self.checkpoint()
+                raise Interrupted
+            if self._is_due():
+                self._keep()
+                self.checkpoint()
+        self._keep()
+        seconds = time.perf_counter() - started
+        return {
+            "train/samples_per_second": samples / seconds,
+            "train/data_wait_share": waited / seconds,
+            **_peak_memory(self.state.device),
+        }
+
+    def finish_epoch(self, validated: Scored, speed: dict[str, float]) -> EpochResult:
+        """Count the epoch as complete."""
+        state, params = self.state, self.params
+        trained = state.scored
+        metrics = {**_metrics("train", trained, params.threshold), **_metrics("val", validated, params.threshold)}
+        norms = torch.stack([parameter.detach().norm() for parameter in state.model.parameters()])
+        metrics |= {
+            "train/learning_rate": float(state.optimizer.param_groups[0]["lr"]),
+            "train/grad_norm": state.grad_norm,
+            "train/weight_norm": float(norms.norm()),
+        }
+        state.complete_epoch(len(trained.row), val_score=validation_score(metrics, params.best_by))
+        return EpochResult(state.epoch, state.samples, trained, validated, metrics, speed)
+
+    def _step(self, batch: Batch) -> None:
+        state, params = self.state, self.params
+        rate = learning_rate(
+            params,
+            step=state.epoch * len(self.sampler) + state.step,
+            steps_per_epoch=len(self.sampler),
+            val_scores=state.val_scores,
+        )
+        set_learning_rate(state.optimizer, rate)
+        state.optimizer.zero_grad(set_to_none=True)
+        weight = self.world.size / self._batch_length(state.step)  # DistributedDataParallel divides by its size
+        pieces = self._pieces(batch)
+        assert state.precision is not None
+        for place, piece in enumerate(pieces):
+            with self._accumulating(is_last=place == len(pieces) - 1):
+                scored = score_batch(self.forward, piece, state.precision)
+                (scored.loss.sum() * weight).backward()  # type: ignore[no-untyped-call]
+            self._passes.append(Pass(*(column.detach() for column in scored)))  # the graph must not outlive its batch
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), params.clip_norm or torch.inf)
+        self._norms.append(norm.detach())
+        state.optimizer.step()
+        state.step += 1
+
+    def _pieces(self, batch: Batch) -> list[Batch]:
+        """The batch in `train.accumulate` parts, as equal as may be; none is empty where there is one process."""
+        count = self.params.accumulate if self.world.size > 1 else min(self.params.accumulate, len(batch.row))
+        return [Batch(*columns) for columns in zip(*(c.tensor_split(count) for c in batch), strict=True)]
+
+    def _accumulating(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Gradients travel between processes with the last part of a batch only."""
+        if isinstance(self.forward, DistributedDataParallel) and not is_last:
+            return self.forward.no_sync()
+        return nullcontext()
+
+    def _is_due(self) -> bool:
+        every, size = self.params.checkpoint_every, self.params.batch_size
+        done = self.state.step * size
+        return every > 0 and self.state.step < len(self.sampler) and done // every > (done - size) // every
+
+    def _keep(self) -> None:
+        """Take the passes since the last time into the state, if their losses are finite."""
+        if not self._passes:
+            return
+        done = min(self.state.step * self.params.batch_size, self.sampler.samples) - len(self.state.scored.row)
+        new = gathered(self._passes).gathered(self.world, total=done, batch_size=self.params.batch_size)
+        self._check_finite(new)
+        self.state.take(new, torch.stack(self._norms).double().sum().item())
+        self._passes, self._norms = [], []
+
+    def _check_finite(self, scored: Scored) -> None:
+        broken = np.flatnonzero(~np.isfinite(scored.loss))
+        if len(broken):
+            place = len(self.state.scored.row) + int(broken[0])
+            step = place // self.params.batch_size
+            rows = scored.row[broken[broken < (step + 1) * self.params.batch_size - len(self.state.scored.row)]]
+            raise InputError(
+                f"the loss is no longer finite in epoch {self.state.epoch + 1}, batch {step + 1}, for the candidates "
+                f"{self.candidate_ids[rows].tolist()}: lower train.learning_rate or train.momentum, or set "
+                "train.clip_norm; the last good checkpoint is kept"
+            )
 
 
-def _schedule(optimizer: torch.optim.Optimizer, params: TrainParams, *, num_steps: int) -> LRScheduler:
-    factor = partial(
-        rate_factor,
-        num_steps=num_steps,
-        warmup_steps=params.warmup_samples // params.batch_size,
-        schedule=params.schedule,
-    )
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+def validation_score(metrics: dict[str, float], best_by: str) -> float:
+    """The validation metric by which epochs are compared, the higher the better; NaN where it is undefined."""
+    value = metrics[f"val/{best_by}"]
+    return -value if best_by.startswith("loss/") else value
 
 
-def _train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: LRScheduler,
-    batches: Iterable[Batch],
-    device: torch.device,
-) -> Scored:
-    model.train()
-    passes = []
-    for batch in batches:
-        optimizer.zero_grad(set_to_none=True)
-        scored = _forward(model, batch, device)
-        scored.loss.mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        passes.append(_Pass(*(column.detach() for column in scored)))  # the graph must not outlive its batch
-    return _gathered(passes)
-
-
-def _all_epochs(
-    batches: Iterable[Batch], sampler: EpochSampler, params: TrainParams, augment: AugmentParams
-) -> Iterator[Batch]:
-    """The batches of one epoch after another, varied; what an epoch draws depends on the seed and its number alone."""
-    for epoch in range(params.epochs):
-        sampler.epoch = epoch
-        generator = torch.Generator().manual_seed(1_000_003 * params.seed + epoch)
-        for batch in batches:
-            yield batch._replace(hu=apply_turns(batch.hu, draw_turns(len(batch.hu), augment, generator)))
-
-
-def _forward(model: nn.Module, batch: Batch, device: torch.device) -> _Pass:
-    hu, is_nodule, row = (column.to(device, non_blocking=True) for column in batch)
-    logits, probabilities = model(hu.float().contiguous(memory_format=torch.channels_last_3d))
-    return _Pass(row, is_nodule, probabilities[:, 1], F.cross_entropy(logits, is_nodule, reduction="none"))
-
-
-def _gathered(passes: list[_Pass]) -> Scored:
-    return Scored(*(torch.cat(column).cpu().numpy() for column in zip(*passes, strict=True)))
+def _tried_precision(state: TrainingState, val: CropDataset, params: TrainParams, world: World) -> Precision:
+    crops = val.__getitems__(range(min(len(val), params.batch_size))).hu.to(state.device)
+    trusted = trusted_precision(state.model, network_input(crops), params.precision, params.precision_tolerance)
+    return "fp32" if world.any(trusted == "fp32") else trusted
 
 
 def _metrics(split: str, scored: Scored, threshold: float) -> dict[str, float]:
@@ -187,10 +284,7 @@ def _metrics(split: str, scored: Scored, threshold: float) -> dict[str, float]:
     return {f"{split}/{name}": value for name, value in values.items()}
 
 
-def _check_finite(scored: Scored, epoch: int) -> None:
-    broken = ~np.isfinite(scored.loss)
-    if broken.any():
-        raise InputError(
-            f"the loss is no longer finite in epoch {epoch}, after {int(broken.argmax())} samples of it: "
-            "lower train.learning_rate or train.momentum"
-        )
+def _peak_memory(device: torch.device) -> dict[str, float]:
+    if device.type != "cuda":
+        return {}
+    return {"train/peak_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20}

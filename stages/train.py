@@ -1,5 +1,7 @@
 """Stage train: train the classifier and track every epoch."""
 
+from collections import deque
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,13 +11,17 @@ from lunaops.crop_store import cache_folder
 from lunaops.crops import CropReader, read_manifest
 from lunaops.dataset import CropDataset
 from lunaops.device import choose_device
+from lunaops.distributed import join_world
+from lunaops.interrupts import stop_on_signals
 from lunaops.model import LunaModel, read_model
 from lunaops.params import read_params
 from lunaops.provenance import content_digest, device_name
 from lunaops.record import TrainingRecord
+from lunaops.resume import ResumeFile, training_fingerprint
 from lunaops.tables import read_table
 from lunaops.tracking import start_run, write_link
 from lunaops.training import fit
+from lunaops.training_state import TrainingState
 
 
 def main(
@@ -25,43 +31,60 @@ def main(
     models: Path,
     reports: Path,
     tensorboard: Path,
+    resume: Path,
     params_file: Path = Path("params.yaml"),
 ) -> None:
     """Train on the split train, validate on val after each epoch, keep the best and the last model in MODELS.
 
+    Interrupted, even by kill -9, the same command goes on from RESUME, a file that is there until training is complete.
     RAW is read only where the crop cache lacks a scan. MLFLOW_TRACKING_URI says where MLflow is.
     """
     params = read_params(params_file)
-    device = choose_device(params.train.device)
     table = read_table(candidates)
     crops = CropReader(read_manifest(manifest), table, raw, cache_folder())
     train, val = CropDataset(table, crops, splits=["train"]), CropDataset(table, crops, splits=["val"])
     start = torch.Generator().manual_seed(params.train.seed)
     model = LunaModel(crops.manifest.geometry.size_irc, params.model.channels, start)
-    record = TrainingRecord(models, reports, best_by=params.train.best_by, geometry=crops.manifest.geometry)
-    with start_run(
-        kind="train",
-        params=params.flattened(),
-        inputs={"candidates": candidates, "crops": manifest},
-        tags={"device": device_name(str(device)), "split": params.split.strategy},
-        tensorboard=tensorboard,
-    ) as tracker:
-        digest = content_digest(candidates)
-        tracker.log_dataset(train.table, name="candidates train", context="training", digest=digest, source=candidates)
-        tracker.log_dataset(val.table, name="candidates val", context="validation", digest=digest, source=candidates)
-        for result in fit(model, train, val, params=params.train, augment=params.augment, device=device):
-            record.add(result, model)
-            rate = {"train/samples_per_second": result.samples_per_second}
-            tracker.log_metrics(result.metrics | rate, step=result.samples)
-            tracker.log_scores(result.train.is_nodule == 1, result.train.score, step=result.samples, split="train")
-            tracker.log_scores(result.val.is_nodule == 1, result.val.score, step=result.samples, split="val")
-            tracker.log_artifacts(models / "last", f"checkpoints/epoch-{result.epoch:03d}")
-        best = record.best_epoch
-        tracker.log_model(
-            read_model(models / "best"), train[0].hu.float().numpy(), metrics=best.metrics, step=best.samples
-        )
-        tracker.log_artifacts(reports, "train")
-        write_link(reports / "run.json", tracker.link)
+    inputs = {"candidates": candidates, "crops": manifest}
+    with join_world(choose_device(params.train.device)) as (world, device), stop_on_signals() as stop:
+        state = TrainingState(model, params.train, device)
+        kept = ResumeFile(resume, training_fingerprint(params, inputs, device=device.type, processes=world.size))
+        go_on = partial(fit, state, train, val, params=params.train, augment=params.augment, world=world, stop=stop)
+        if not world.is_first:  # this process computes its share; the first one writes and tracks
+            kept.restore({"training": state})
+            deque(go_on(), maxlen=0)
+            return
+        record = TrainingRecord(models, reports, best_by=params.train.best_by, geometry=crops.manifest.geometry)
+        position = kept.restore({"training": state, "record": record})
+        with start_run(
+            kind="train",
+            params=params.flattened(),
+            inputs=inputs,
+            tags={"device": device_name(str(device)), "split": params.split.strategy},
+            tensorboard=tensorboard,
+        ) as tracker:
+            digest = content_digest(candidates)
+            described = partial(tracker.log_dataset, digest=digest, source=candidates)
+            described(train.table, name="candidates train", context="training")
+            described(val.table, name="candidates val", context="validation")
+
+            def keep() -> None:
+                kept.write({"training": state, "record": record}, position)
+
+            for result in go_on(checkpoint=keep):
+                record.add(result, model)
+                tracker.log_metrics(result.metrics | result.speed, step=result.samples)
+                tracker.log_scores(result.train.is_nodule == 1, result.train.score, step=result.samples, split="train")
+                tracker.log_scores(result.val.is_nodule == 1, result.val.score, step=result.samples, split="val")
+                tracker.log_artifacts(models / "last", f"checkpoints/epoch-{result.epoch:03d}")
+                keep()
+            best = record.best_epoch
+            tracker.log_model(
+                read_model(models / "best"), train[0].hu.float().numpy(), metrics=best.metrics, step=best.samples
+            )
+            tracker.log_artifacts(reports, "train")
+            write_link(reports / "run.json", tracker.link)
+    kept.remove()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 import pickle
 import threading
-from collections import Counter
-from itertools import chain
 from pathlib import Path
 
 import cropping
@@ -10,13 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from cropping import build, write_raw
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from lunaops.crops import Block, CropReader, Geometry, Manifest
-from lunaops.dataset import Batch, CropDataset, EpochSampler, draw_epoch, load_batches
+from lunaops.dataset import Batch, Batches, CropDataset
 from lunaops.errors import InputError
+from lunaops.sampling import TableSampler, draw_epoch
 
 SIZE = (2, 3, 4)
 
@@ -80,9 +77,8 @@ def test_the_table_does_not_travel_to_workers() -> None:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_batches_are_the_same_with_any_number_of_workers(workers: int, batch_size: int) -> None:
-    batches = load_batches(
-        CropDataset(CANDIDATES, FilledCrops()), batch_size=batch_size, num_workers=workers, pin=False
-    )
+    order = TableSampler(len(CANDIDATES), batch_size=batch_size)
+    batches = Batches(CropDataset(CANDIDATES, FilledCrops()), order, num_workers=workers, pin=False)
     for _ in range(2):  # epochs
         got = list(batches)
         assert len(got) == len(batches)
@@ -92,7 +88,7 @@ def test_batches_are_the_same_with_any_number_of_workers(workers: int, batch_siz
 
 def test_a_loop_that_stops_early_leaves_no_thread_behind() -> None:
     before = threading.active_count()
-    for _ in load_batches(CropDataset(CANDIDATES, FilledCrops()), num_workers=2, pin=False):
+    for _ in Batches(CropDataset(CANDIDATES, FilledCrops()), [[0], [1], [2], [3]], num_workers=2, pin=False):
         break
     assert threading.active_count() == before
 
@@ -105,7 +101,7 @@ class LostCrops(FilledCrops):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_goes_wrong_in_a_worker_is_said(workers: int) -> None:
     with pytest.raises(InputError, match="crops of 2 are lost"):
-        list(load_batches(CropDataset(CANDIDATES, LostCrops()), num_workers=workers, pin=False))
+        list(Batches(CropDataset(CANDIDATES, LostCrops()), [[0], [1], [2], [3]], num_workers=workers, pin=False))
 
 
 def as_it_is(batch: Batch) -> Batch:
@@ -135,58 +131,3 @@ LABELS = np.array([1] * 3 + [0] * 20)
 
 def drawn(epoch: int, samples: int = 8, balance: float = 1.0, seed: int = 5) -> list[int]:
     return draw_epoch(LABELS, epoch=epoch, samples=samples, balance=balance, seed=seed).tolist()
-
-
-@given(
-    epochs=st.integers(1, 12),
-    samples=st.integers(2, 60),
-    balance=st.sampled_from([0.5, 1.0, 3.0]),
-    seed=st.integers(0, 9),
-)
-def test_every_sample_of_a_class_is_used_equally_often_give_or_take_one(
-    epochs: int, samples: int, balance: float, seed: int
-) -> None:
-    used = Counter(index for epoch in range(epochs) for index in drawn(epoch, samples, balance, seed))
-    for of_class in (range(3), range(3, 23)):
-        counts = [used[index] for index in of_class]
-        assert max(counts) - min(counts) <= 1
-
-
-@pytest.mark.parametrize(("balance", "positives"), [(1.0, 4), (3.0, 2), (7.0, 1)])
-def test_an_epoch_has_so_many_negatives_for_one_positive(balance: float, positives: int) -> None:
-    assert LABELS[drawn(0, 8, balance)].sum() == positives
-
-
-def test_without_balance_an_epoch_is_one_pass_over_the_candidates_as_they_come() -> None:
-    assert sorted(drawn(0, len(LABELS), 0)) == list(range(len(LABELS)))
-
-
-def test_epochs_differ_and_an_epoch_is_the_same_whatever_came_before() -> None:
-    assert drawn(0) != drawn(1)
-    assert drawn(1) == drawn(1)
-    assert drawn(1, seed=6) != drawn(1)
-
-
-def test_classes_are_mixed_within_an_epoch() -> None:
-    order = LABELS[draw_epoch(LABELS, epoch=0, samples=200, balance=1.0, seed=0)]
-    assert 60 < order[:100].sum() * 2 < 140
-
-
-@pytest.mark.parametrize(("labels", "missing"), [([0, 0], "positive"), ([1, 1], "negative")])
-def test_a_class_that_cannot_be_drawn_is_named(labels: list[int], missing: str) -> None:
-    with pytest.raises(InputError, match=f"the train split has no {missing} candidate"):
-        draw_epoch(np.array(labels), epoch=0, samples=4, balance=1.0, seed=0)
-
-
-def test_sampler_covers_the_epoch_with_a_smaller_last_batch_and_turns_with_it() -> None:
-    sampler = EpochSampler(LABELS, samples=10, batch_size=4, balance=1.0, seed=5)
-    first = list(sampler)
-    assert [len(batch) for batch in first] == [4, 4, 2]
-    assert len(sampler) == 3
-    sampler.epoch = 1
-    assert list(chain(*first)) == drawn(0, 10)
-    assert list(chain(*sampler)) == drawn(1, 10)
-
-
-def test_zero_samples_are_as_many_as_there_are() -> None:
-    assert len(EpochSampler(LABELS, samples=0, batch_size=1, balance=0.0, seed=0)) == len(LABELS)

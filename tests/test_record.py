@@ -4,16 +4,15 @@ import logging
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lunaops.crops import Geometry
 from lunaops.metrics import classification_metrics
 from lunaops.model import LunaModel, read_model
 from lunaops.record import TrainingRecord
-from lunaops.training import EpochResult, Scored
+from lunaops.scoring import NOTHING
+from lunaops.training import EpochResult
 
-NONE = Scored(*(np.empty(0),) * 4)
 SIZE = (16, 16, 16)
 METRICS = classification_metrics([True, False], [0.9, 0.1], [0.1, 0.1], threshold=0.5)
 
@@ -21,7 +20,7 @@ METRICS = classification_metrics([True, False], [0.9, 0.1], [0.1, 0.1], threshol
 def result(epoch: int, *, val: dict[str, float]) -> EpochResult:
     metrics = {f"{split}/{name}": value for split in ("train", "val") for name, value in METRICS.items()}
     return EpochResult(
-        epoch, 10 * epoch, NONE, NONE, metrics | {f"val/{name}": value for name, value in val.items()}, 9.0
+        epoch, 10 * epoch, NOTHING, NOTHING, metrics | {f"val/{name}": value for name, value in val.items()}, {}
     )
 
 
@@ -96,3 +95,27 @@ def test_a_new_run_does_not_append_to_an_old_one(tmp_path: Path) -> None:
     for _ in range(2):
         recorded(tmp_path, [result(1, val={})])
     assert len((tmp_path / "reports" / "epochs.csv").read_text().splitlines()) == 2
+
+
+def test_a_record_given_back_elsewhere_writes_the_same_files_and_goes_on(tmp_path: Path) -> None:
+    whole, first = tmp_path / "whole", tmp_path / "first"
+    results = [result(epoch, val={"roc_auc": value}) for epoch, value in enumerate([0.6, math.nan, 0.9, 0.7], start=1)]
+    model = LunaModel(SIZE)
+    records = {
+        folder: TrainingRecord(
+            folder / "models", folder / "reports", best_by="roc_auc", geometry=Geometry(SIZE, (-1000, 1000), -1000)
+        )
+        for folder in (whole, first, tmp_path / "second")
+    }
+    for one in results:
+        records[whole].add(one, model)
+    for one in results[:3]:
+        records[first].add(one, model)
+    second = records[tmp_path / "second"]
+    second.restore(records[first].tensors(), json.loads(json.dumps(records[first].facts())))
+    assert second.best_epoch.epoch == 3
+    second.add(results[3], model)
+    files = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
+    assert len(files) == 6
+    for file in files:
+        assert (tmp_path / "second" / file).read_bytes() == (whole / file).read_bytes(), file

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,11 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from lunaops.crops import Block, CropReader, Geometry, Manifest
-from lunaops.dataset import CropDataset, load_batches
+from lunaops.dataset import CropDataset
 from lunaops.errors import InputError
 from lunaops.model import LunaModel
 from lunaops.params import AugmentParams, TrainParams
-from lunaops.training import EpochResult, fit, rate_factor, score_batches
+from lunaops.training import EpochResult, fit
+from lunaops.training_state import TrainingState
 
 SIZE = (16, 16, 16)
 PLAIN = AugmentParams(flip=False, transpose=False)
@@ -24,11 +27,21 @@ PARAMS = TrainParams(
     learning_rate=0.01,
     schedule="constant",
     warmup_samples=0,
+    plateau_patience=2,
+    plateau_factor=0.1,
     momentum=0.9,
     weight_decay=0.0,
+    clip_norm=0.0,
+    accumulate=1,
     balance=1.0,
     threshold=0.5,
+    patience=0,
     best_by="average_precision",
+    precision="fp32",
+    precision_tolerance=0.02,
+    compile=False,
+    deterministic=False,
+    checkpoint_every=0,
     num_workers=0,
 )
 
@@ -49,6 +62,7 @@ class Blobs(CropReader):
 
 CANDIDATES = pd.DataFrame(
     {
+        "candidate_id": range(100, 124),
         "series_uid": "1",
         "split": ["train"] * 12 + ["val"] * 12,
         "is_nodule": [index % 3 == 0 for index in range(24)],
@@ -67,12 +81,23 @@ def model_of(seed: int = 0) -> LunaModel:
     return LunaModel(SIZE, generator=torch.Generator().manual_seed(seed))
 
 
-def run(params: TrainParams = PARAMS, model: LunaModel | None = None) -> list[EpochResult]:
-    return list(fit(model or model_of(), data("train"), data("val"), params=params, augment=PLAIN, device=CPU))
+def run(
+    params: TrainParams = PARAMS,
+    model: LunaModel | None = None,
+    *,
+    train: CropDataset | None = None,
+    augment: AugmentParams = PLAIN,
+) -> list[EpochResult]:
+    state = TrainingState(model or model_of(), params, CPU)
+    return list(fit(state, train or data("train"), data("val"), params=params, augment=augment))
+
+
+def with_(**changes: Any) -> TrainParams:
+    return PARAMS.model_copy(update=changes)
 
 
 def test_it_learns_what_can_be_learnt() -> None:
-    last = run(PARAMS.model_copy(update={"epochs": 12}))[-1]
+    last = run(with_(epochs=12))[-1]
     assert last.metrics["val/roc_auc"] == 1.0
     assert last.metrics["val/correct/all"] == 100.0
 
@@ -80,13 +105,13 @@ def test_it_learns_what_can_be_learnt() -> None:
 def test_swapped_labels_are_learnt_swapped() -> None:
     swapped = CANDIDATES.assign(is_nodule=~CANDIDATES["is_nodule"])
     train = CropDataset(swapped, Blobs(), splits=["train"])
-    params = PARAMS.model_copy(update={"epochs": 12})
-    last = list(fit(model_of(), train, data("val"), params=params, augment=PLAIN, device=CPU))[-1]
+    params = with_(epochs=12)
+    last = run(params, train=train)[-1]
     assert last.metrics["val/roc_auc"] == 0.0
 
 
 def test_one_step_is_the_optimisers_step_on_the_mean_loss_of_the_batch() -> None:
-    params = PARAMS.model_copy(update={"epochs": 1, "samples_per_epoch": 8, "balance": 0.0})
+    params = with_(epochs=1, samples_per_epoch=8, balance=0.0)
     trained, by_hand = model_of(), model_of()
     (result,) = run(params, trained)
     batch = data("train").__getitems__(result.train.row.tolist())
@@ -98,7 +123,7 @@ def test_one_step_is_the_optimisers_step_on_the_mean_loss_of_the_batch() -> None
 
 
 def test_the_gradient_of_one_batch_does_not_add_to_the_next() -> None:
-    params = PARAMS.model_copy(update={"epochs": 1, "balance": 0.0, "momentum": 0.0, "samples_per_epoch": 12})
+    params = with_(epochs=1, balance=0.0, momentum=0.0, samples_per_epoch=12)
     trained, by_hand = model_of(), model_of()
     (result,) = run(params.model_copy(update={"batch_size": 6}), trained)
     optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.01)
@@ -112,31 +137,9 @@ def test_the_gradient_of_one_batch_does_not_add_to_the_next() -> None:
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_seed_others() -> None:
-    first, again, other = run(), run(), run(PARAMS.model_copy(update={"seed": 2}))
+    first, again, other = run(), run(), run(with_(seed=2))
     assert first[-1].train.loss.tolist() == again[-1].train.loss.tolist()
     assert first[-1].train.loss.tolist() != other[-1].train.loss.tolist()
-
-
-def test_validation_changes_nothing() -> None:
-    model = model_of()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = torch.get_rng_state()
-    score_batches(model, load_batches(data("val"), batch_size=5, num_workers=0, pin=False), CPU)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_scores_are_of_the_class_nodule_and_in_the_order_of_the_table() -> None:
-    model = model_of().eval()
-    model.head_linear.weight.data *= 1e-3  # scores that are not all 0 or 1
-    scored = score_batches(model, load_batches(data("val"), batch_size=5, num_workers=0, pin=False), CPU)
-    with torch.inference_mode():
-        wanted = model(data("val").__getitems__(range(12)).hu.float())[1][:, 1]
-    assert scored.row.tolist() == list(range(12))
-    np.testing.assert_allclose(scored.score, wanted, atol=1e-5)
-    np.testing.assert_allclose(
-        scored.loss, -np.log(np.where(scored.is_nodule == 1, scored.score, 1 - scored.score)), rtol=1e-3
-    )
 
 
 def test_nothing_kept_has_a_graph_and_everything_is_one_row_a_sample() -> None:
@@ -159,57 +162,33 @@ def test_metrics_are_those_of_both_splits() -> None:
 
 
 def test_a_run_that_diverges_stops_with_a_clear_line() -> None:
-    with pytest.raises(InputError, match="the loss is no longer finite in epoch 1, after .* lower train.learning_rate"):
-        run(PARAMS.model_copy(update={"learning_rate": 1e30}))
+    with pytest.raises(
+        InputError,
+        match=r"no longer finite in epoch 1, batch 2, for the candidates \[1[01][0-9].*lower train.learning_rate",
+    ):
+        run(with_(learning_rate=1e30))
 
 
 def test_unbalanced_an_epoch_is_the_training_set() -> None:
-    (result,) = run(PARAMS.model_copy(update={"epochs": 1, "balance": 0.0, "samples_per_epoch": 0}))
+    (result,) = run(with_(epochs=1, balance=0.0, samples_per_epoch=0))
     assert sorted(result.train.row.tolist()) == list(range(12))
 
 
 def test_training_crops_are_mirrored_and_validation_crops_are_not() -> None:
-    plain = run()
-    mirrored = list(
-        fit(
-            model_of(),
-            data("train"),
-            data("val"),
-            params=PARAMS,
-            augment=AugmentParams(flip=True, transpose=True),
-            device=CPU,
-        )
-    )
-    untrained = PARAMS.model_copy(update={"epochs": 1, "learning_rate": 1e-30})
-    first = [
-        next(iter(fit(model_of(), data("train"), data("val"), params=untrained, augment=augment, device=CPU)))
-        for augment in (PLAIN, AugmentParams(flip=True, transpose=True))
-    ]
-    assert plain[0].train.row.tolist() == mirrored[0].train.row.tolist()
-    assert first[0].train.loss.tolist() != first[1].train.loss.tolist()
-    np.testing.assert_allclose(first[0].val.loss, first[1].val.loss, rtol=1e-3)
-
-
-def test_the_learning_rate_rises_over_the_warm_up_and_falls_along_a_cosine() -> None:
-    factors = [rate_factor(step, num_steps=12, warmup_steps=3, schedule="cosine") for step in range(12)]
-    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert factors == sorted(factors[:4]) + sorted(factors[4:], reverse=True)
-    assert factors[-1] == pytest.approx(0.5 * (1 + np.cos(np.pi * 8 / 9)))
-
-
-def test_a_constant_learning_rate_is_constant_after_the_warm_up() -> None:
-    assert [rate_factor(step, num_steps=4, warmup_steps=1, schedule="constant") for step in range(4)] == [0.5, 1, 1, 1]
+    untrained = with_(epochs=1, learning_rate=1e-30)
+    plain, mirrored = (run(untrained, augment=AugmentParams(flip=on, transpose=on))[0] for on in (False, True))
+    assert plain.train.row.tolist() == mirrored.train.row.tolist()
+    assert plain.train.loss.tolist() != mirrored.train.loss.tolist()
+    np.testing.assert_allclose(plain.val.loss, mirrored.val.loss, rtol=1e-3)
 
 
 def test_the_schedule_is_what_training_uses() -> None:
-    rates = [result.metrics["train/learning_rate"] for result in run(PARAMS.model_copy(update={"schedule": "cosine"}))]
-    assert rates == pytest.approx([0.005, 0.0])
+    rates = [result.metrics["train/learning_rate"] for result in run(with_(schedule="cosine"))]
+    assert rates == pytest.approx([0.005 * (1 + np.cos(np.pi / 4)), 0.005 * (1 + np.cos(3 * np.pi / 4))])
 
 
 def test_adamw_steps_by_the_learning_rate_whatever_the_gradients_size() -> None:
-    params = PARAMS.model_copy(
-        update={"epochs": 1, "samples_per_epoch": 8, "optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0}
-    )
+    params = with_(epochs=1, samples_per_epoch=8, optimizer="adamw", learning_rate=1e-4, weight_decay=0.0)
     before, after = model_of(), model_of()
     run(params, after)
     moved = [(a - b).abs().max().item() for a, b in zip(after.parameters(), before.parameters(), strict=True)]

@@ -1,0 +1,119 @@
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import ROOT
+from test_training import model_of
+from tiny import make_tiny, outputs, results
+
+from lunaops.distributed import ALONE, World, join_world, share_of
+
+
+def test_every_sample_is_one_ranks_and_a_batch_is_shared_as_equally_as_can_be() -> None:
+    shares = [share_of(rank, 3, total=10, batch_size=4).tolist() for rank in range(3)]
+    assert shares == [[0, 3, 4, 7, 8], [1, 5, 9], [2, 6]]
+
+
+def test_alone_nothing_is_changed_and_nobody_is_asked() -> None:
+    column = np.arange(3)
+    assert ALONE.gathered(column, total=3, batch_size=2) is column
+    assert (ALONE.any(True), ALONE.any(False), ALONE.is_first) == (True, False, True)
+    model = model_of()
+    ALONE.share_input_statistics(model)
+    assert type(model.tail_batchnorm) is torch.nn.BatchNorm3d
+    assert ALONE.wrapped(model) is model
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with join_world(torch.device("cpu")) as joined:
+        assert joined == (World(0, 1), torch.device("cpu"))
+
+
+def test_the_shared_input_layer_normalises_and_learns_as_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    own, shared = model_of(), model_of()
+    hu = 300 * torch.randn(5, 1, 16, 16, 16) - 600
+    with join_world(torch.device("cpu")):
+        World(0, 2).share_input_statistics(shared)
+        for model in (own, shared):
+            for _ in range(2):
+                model.zero_grad()
+                model(hu)[0].square().sum().backward()
+    for (name, mine), its in zip(shared.named_parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, its.grad, rtol=1e-3, atol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+    assert shared.state_dict().keys() == own.state_dict().keys()
+    for name, buffer in own.named_buffers():
+        torch.testing.assert_close(dict(shared.named_buffers())[name], buffer, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shared.eval()(hu)[0], own.eval()(hu)[0], rtol=1e-4, atol=1e-4)
+
+
+def launch(paths: dict[str, Path], cache: Path, *, ranks: int, restarts: int = 0) -> "subprocess.Popen[str]":
+    options = [text for name, path in paths.items() for text in (f"--{name.replace('_', '-')}", str(path))]
+    environment = os.environ | {
+        "LUNAOPS_CACHE_DIR": str(cache),
+        "MLFLOW_TRACKING_URI": "off",
+        "OMP_NUM_THREADS": "1",
+    }
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        f"--max-restarts={restarts}",
+    ]
+    return subprocess.Popen(
+        [sys.executable, *torchrun, "-m", "stages.train", *options],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> None:
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+
+
+def numbers(folder: Path) -> list[dict[str, float]]:
+    with (folder / "reports" / "epochs.csv").open() as file:
+        return [{name: float(text or "nan") for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_two_ranks_compute_what_one_does_also_with_an_odd_last_batch(tmp_path: Path) -> None:
+    paths = make_tiny(tmp_path, samples_per_epoch=21, optimizer="sgd")  # batches of 8, 8, 5; of validation 8, 1
+    for ranks in (1, 2):
+        finish(launch(paths | outputs(tmp_path / f"{ranks}"), tmp_path / "crops", ranks=ranks))
+    one, two = numbers(tmp_path / "1"), numbers(tmp_path / "2")
+    assert len(one) == len(two) == 3
+    for first, second in zip(one, two, strict=True):
+        assert first["train/num_pos"] + first["train/num_neg"] == 21
+        for name, value in first.items():
+            is_counted = name.startswith(("train/num", "val/num", "train/correct", "val/correct", "epoch", "samples"))
+            assert second[name] == pytest.approx(value, abs=0 if is_counted else 1e-5, nan_ok=True), name
+
+
+@pytest.mark.slow
+def test_a_rank_killed_half_way_is_started_again_and_the_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    paths = make_tiny(tmp_path, epochs=8)
+    finish(launch(paths | outputs(tmp_path / "whole"), tmp_path / "crops", ranks=2))
+    process = launch(paths, tmp_path / "crops", ranks=2, restarts=2)
+    while not (paths["models"] / "last" / "model.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    workers = [child for child in psutil.Process(process.pid).children() if "stages.train" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    workers[1].kill()
+    finish(process)
+    assert results(tmp_path / "run") == results(tmp_path / "whole")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from lunaops.crops import Block, CropReader, Geometry, Manifest
 from lunaops.dataset import Batch, Batches, CropDataset
 from lunaops.errors import InputError
-from lunaops.sampling import TableSampler, draw_epoch
+from lunaops.sampling import TableSampler
 
 SIZE = (2, 3, 4)
 
@@ -124,10 +124,3 @@ def test_the_data_set_gathers_real_crops_in_a_dataloaders_processes(tmp_path: Pa
     )
     for _ in range(2):
         assert torch.cat([batch.hu for batch in loader]).tolist() == here
-
-
-LABELS = np.array([1] * 3 + [0] * 20)
-
-
-def drawn(epoch: int, samples: int = 8, balance: float = 1.0, seed: int = 5) -> list[int]:
-    return draw_epoch(LABELS, epoch=epoch, samples=samples, balance=balance, seed=seed).tolist()

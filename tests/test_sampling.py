@@ -1,3 +1,6 @@
+from collections import Counter
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +8,12 @@ from hypothesis import strategies as st
 
 from lunaops.errors import InputError
 from lunaops.sampling import EpochSampler, TableSampler, draw_epoch
+
+LABELS = np.array([1] * 3 + [0] * 20)
+
+
+def drawn(epoch: int, samples: int = 8, balance: float = 1.0, seed: int = 5) -> list[int]:
+    return draw_epoch(LABELS, epoch=epoch, samples=samples, balance=balance, seed=seed).tolist()
 
 
 @given(

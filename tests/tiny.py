@@ -8,7 +8,8 @@ import pandas as pd
 from conftest import ROOT, write_scan
 from ruamel.yaml import YAML
 
-from lunaops.crops import Geometry, Manifest, build_blocks, write_manifest
+from lunaops.crop_building import build_blocks
+from lunaops.crops import Geometry, Manifest, write_manifest
 from lunaops.tables import write_table
 
 SIZE = (16, 16, 16)

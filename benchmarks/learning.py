@@ -46,7 +46,7 @@ def run_variant(variant: str, seed: int, folder: Path) -> dict[str, float]:
     tree = YAML(typ="safe").load(Path("params.yaml").read_text())
     tree["train"] |= {"seed": seed, **CHANGES[variant]}
     if variant == "unbalanced":
-        tree["augment"] = dict.fromkeys(tree["augment"], False)
+        tree["augment"] = {**dict.fromkeys(tree["augment"], 0.0), "flip": False}
     with params.open("w") as file:
         YAML(typ="safe").dump(tree, file)
     candidates = Path("data/candidates.parquet")
@@ -60,7 +60,13 @@ def run_variant(variant: str, seed: int, folder: Path) -> dict[str, float]:
     inputs = {"candidates": candidates, "manifest": Path("data/crops.json"), "raw": Path("data/raw")}
     started = time.perf_counter()
     train.main(
-        **inputs, models=folder / "models", reports=folder / "train", tensorboard=folder / "runs", params_file=params
+        **inputs,
+        scans=Path("data/scans.csv"),
+        models=folder / "models",
+        reports=folder / "train",
+        tensorboard=folder / "runs",
+        resume=folder / "resume.safetensors",
+        params_file=params,
     )
     seconds = time.perf_counter() - started
     predictions, gallery = folder / "predictions.parquet", folder / "gallery.npz"

@@ -182,7 +182,10 @@ class AugmentParams(_Section):
     """How training crops are varied; validation crops never are."""
 
     flip: bool
-    transpose: bool
+    offset_mm: Annotated[float, Field(ge=0, le=50)]
+    scale: Annotated[float, Field(ge=0, le=1)]
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)]
+    noise_hu: Annotated[float, Field(ge=0, le=1000)]
 
 
 class PredictParams(_Section):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from lunaops.errors import InputError
 from lunaops.geometry import Grid
@@ -44,6 +46,14 @@ def grid_of(row: Mapping[Any, Any] | pd.Series) -> Grid:
     """The grid of a row of scans.csv."""
     shape, spacing, origin, direction = (json.loads(row[name]) for name in _GRID_COLUMNS)
     return Grid(tuple(shape), tuple(spacing), tuple(origin), tuple(tuple(axis) for axis in direction))
+
+
+def spacing_irc_of(rows: pd.DataFrame, scans: pd.DataFrame) -> NDArray[np.float64]:
+    """The voxels' mm of the scan of each row, (n, 3): between slices, rows, columns."""
+    spacings = {
+        uid: json.loads(spacing)[::-1] for uid, spacing in zip(scans["series_uid"], scans["spacing"], strict=True)
+    }
+    return np.array([spacings[series_uid] for series_uid in rows["series_uid"]], np.float64).reshape(-1, 3)
 
 
 def read_table(path: Path) -> pd.DataFrame:

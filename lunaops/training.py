@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lunaops.augment import apply_turns, draw_turns
+from lunaops.augment import apply_augmentation, draw_augmentation
 from lunaops.dataset import Batch, Batches, CropDataset
 from lunaops.device import keep_freed_memory, on_device
 from lunaops.distributed import ALONE, World
@@ -52,6 +52,7 @@ def fit(
     train: CropDataset,
     val: CropDataset,
     *,
+    spacing_irc: NDArray[np.float64],
     params: TrainParams,
     augment: AugmentParams,
     world: World = ALONE,
@@ -60,7 +61,8 @@ def fit(
 ) -> Iterator[EpochResult]:
     """Go on training from where `state` is, changing it in place, and validate after each epoch.
 
-    The loss is the cross entropy of the logits. The same seed, data and devices give the same results, whatever the
+    The loss is the cross entropy of the logits. `spacing_irc` (n, 3) are the voxels' mm in each row of `train`, which
+    augmentation goes by. The same seed, data and devices give the same results, whatever the
     number of loader workers and wherever a run was interrupted. `checkpoint` is called within an epoch when
     `train.checkpoint_every` samples were seen and before the epoch is left for `stop`; what follows an epoch is the
     caller's. Raises InputError where a class to be drawn is empty, or where the loss is no longer finite; Interrupted
@@ -84,8 +86,8 @@ def fit(
     if state.precision is None:
         state.precision = _tried_precision(state, val, params, world)
     set_tf32(state.precision)
-    candidate_ids = train.table["candidate_id"].to_numpy()
-    loop = _Loop(state, params, augment, world, stop or threading.Event(), checkpoint, sampler, candidate_ids)
+    stop = stop or threading.Event()
+    loop = _Loop(state, train, sampler, spacing_irc, params, augment, world, stop, checkpoint)
     num_batches = (params.epochs - state.epoch) * len(sampler) - state.step
     batches = iter(loop.said(loop.all_batches(train_batches), label="train", total=num_batches))
     while state.epoch < params.epochs and not is_stalled(state.val_scores, params.patience):
@@ -111,33 +113,26 @@ def set_determinism(wanted: bool) -> None:
     torch.backends.cudnn.benchmark = not wanted
 
 
+@dataclass(eq=False)
 class _Loop:
     """The epochs' inside: batches in, steps done, checkpoints called for."""
 
-    def __init__(
-        self,
-        state: TrainingState,
-        params: TrainParams,
-        augment: AugmentParams,
-        world: World,
-        stop: threading.Event,
-        checkpoint: Callable[[], None],
-        sampler: EpochSampler,
-        candidate_ids: NDArray[np.int64],
-    ) -> None:
-        self.state = state
-        self.params = params
-        self.augment = augment
-        self.world = world
-        self.stop = stop
-        self.checkpoint = checkpoint
-        self.sampler = sampler
-        self.candidate_ids = candidate_ids
-        world.share_input_statistics(state.model)
-        self.network: nn.Module = state.model
-        if params.compile:
-            self.network = torch.compile(state.model)  # type: ignore[assignment]  # what it returns is a module
-        self.forward = world.wrapped(self.network)
+    state: TrainingState
+    train: CropDataset
+    sampler: EpochSampler
+    spacing_irc: NDArray[np.float64]
+    params: TrainParams
+    augment: AugmentParams
+    world: World
+    stop: threading.Event
+    checkpoint: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self.world.share_input_statistics(self.state.model)
+        self.network: nn.Module = self.state.model
+        if self.params.compile:
+            self.network = torch.compile(self.network)  # type: ignore[assignment]  # what it returns is a module
+        self.forward = self.world.wrapped(self.network)
         self._passes: list[Pass] = []
         self._norms: list[Tensor] = []
 
@@ -153,14 +148,19 @@ class _Loop:
         for epoch in range(self.state.epoch, self.params.epochs):
             self.sampler.epoch = epoch
             self.sampler.first_step = first = self.state.step if epoch == self.state.epoch else 0
-            for step, batch in enumerate(on_device(loader, self.state.device), start=first):
-                yield self._varied(batch, epoch, step)
+            moved = on_device(loader, self.state.device)
+            for step, (batch, rows) in enumerate(zip(moved, self.sampler, strict=True), start=first):
+                yield self._varied(batch, rows, epoch, step)
 
-    def _varied(self, batch: Batch, epoch: int, step: int) -> Batch:
+    def _varied(self, batch: Batch, rows: list[int], epoch: int, step: int) -> Batch:
+        """The batch, varied; its `rows` are said again, for those in it are on the device, which is not waited for."""
         seed = np.random.SeedSequence([self.params.seed, 4, epoch, step]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed >> 1))
-        drawn = draw_turns(self._batch_length(step), self.augment, generator)
-        return batch._replace(hu=apply_turns(batch.hu, drawn[self.world.rank :: self.world.size]))
+        drawn = draw_augmentation(self._batch_length(step), self.augment, generator)
+        mine = drawn.rows(slice(self.world.rank, None, self.world.size))
+        spacing_irc, pad_hu = torch.from_numpy(self.spacing_irc[rows]), self.train.crops.manifest.geometry.pad_hu
+        hu = apply_augmentation(batch.hu, mine, spacing_irc, pad_hu=pad_hu)
+        return batch._replace(hu=hu)
 
     def _batch_length(self, step: int) -> int:
         """The samples of a batch over all processes: the last may be shorter."""
@@ -262,7 +262,7 @@ class _Loop:
             rows = scored.row[broken[broken < (step + 1) * self.params.batch_size - len(self.state.scored.row)]]
             raise InputError(
                 f"the loss is no longer finite in epoch {self.state.epoch + 1}, batch {step + 1}, for the candidates "
-                f"{self.candidate_ids[rows].tolist()}: lower train.learning_rate or train.momentum, or set "
+                f"{self.train.table['candidate_id'].iloc[rows].tolist()}: lower train.learning_rate or train.momentum, or set "
                 "train.clip_norm; the last good checkpoint is kept"
             )
 

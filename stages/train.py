@@ -18,7 +18,7 @@ from lunaops.params import read_params
 from lunaops.provenance import content_digest, device_name
 from lunaops.record import TrainingRecord
 from lunaops.resume import ResumeFile, training_fingerprint
-from lunaops.tables import read_table
+from lunaops.tables import read_table, spacing_irc_of
 from lunaops.tracking import start_run, write_link
 from lunaops.training import fit
 from lunaops.training_state import TrainingState
@@ -26,6 +26,7 @@ from lunaops.training_state import TrainingState
 
 def main(
     candidates: Path,
+    scans: Path,
     manifest: Path,
     raw: Path,
     models: Path,
@@ -49,7 +50,16 @@ def main(
     with join_world(choose_device(params.train.device)) as (world, device), stop_on_signals() as stop:
         state = TrainingState(model, params.train, device)
         kept = ResumeFile(resume, training_fingerprint(params, inputs, device=device.type, processes=world.size))
-        go_on = partial(fit, state, train, val, params=params.train, augment=params.augment, world=world, stop=stop)
+        spacing_irc = spacing_irc_of(train.table, read_table(scans))
+        go_on = partial(
+            fit,
+            *(state, train, val),
+            spacing_irc=spacing_irc,
+            params=params.train,
+            augment=params.augment,
+            world=world,
+            stop=stop,
+        )
         if not world.is_first:  # this process computes its share; the first one writes and tracks
             kept.restore({"training": state})
             deque(go_on(), maxlen=0)

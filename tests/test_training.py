@@ -15,7 +15,7 @@ from lunaops.training import EpochResult, fit
 from lunaops.training_state import TrainingState
 
 SIZE = (16, 16, 16)
-PLAIN = AugmentParams(flip=False, transpose=False)
+PLAIN = AugmentParams(flip=False, offset_mm=0, scale=0, rotate_degrees=0, noise_hu=0)
 CPU = torch.device("cpu")
 PARAMS = TrainParams(
     seed=1,
@@ -89,7 +89,9 @@ def run(
     augment: AugmentParams = PLAIN,
 ) -> list[EpochResult]:
     state = TrainingState(model or model_of(), params, CPU)
-    return list(fit(state, train or data("train"), data("val"), params=params, augment=augment))
+    train = train or data("train")
+    spacing_irc = np.ones((len(train), 3))
+    return list(fit(state, train, data("val"), spacing_irc=spacing_irc, params=params, augment=augment))
 
 
 def with_(**changes: Any) -> TrainParams:
@@ -176,7 +178,7 @@ def test_unbalanced_an_epoch_is_the_training_set() -> None:
 
 def test_training_crops_are_mirrored_and_validation_crops_are_not() -> None:
     untrained = with_(epochs=1, learning_rate=1e-30)
-    plain, mirrored = (run(untrained, augment=AugmentParams(flip=on, transpose=on))[0] for on in (False, True))
+    plain, mirrored = (run(untrained, augment=PLAIN.model_copy(update={"flip": on}))[0] for on in (False, True))
     assert plain.train.row.tolist() == mirrored.train.row.tolist()
     assert plain.train.loss.tolist() != mirrored.train.loss.tolist()
     np.testing.assert_allclose(plain.val.loss, mirrored.val.loss, rtol=1e-3)

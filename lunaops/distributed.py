@@ -108,7 +108,7 @@ class _SharedBatchNorm(nn.BatchNorm3d):
         self.train(own.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training:  # also where the layer is frozen
             return super().forward(x)
         mean, variance = self._statistics(x.detach())
         scale = self.weight / torch.sqrt(variance + self.eps)

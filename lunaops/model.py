@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -53,7 +53,7 @@ class LunaModel(nn.Module):
         self.block2 = LunaBlock(channels, channels * 2)
         self.block3 = LunaBlock(channels * 2, channels * 4)
         self.block4 = LunaBlock(channels * 4, channels * 8)
-        self.head_linear = nn.Linear(math.prod(n // 16 for n in crop_size_irc) * channels * 8, 2)
+        self.head_linear = nn.Linear(math.prod(self.pooled_size_irc) * channels * 8, 2)
         self.head_softmax = nn.Softmax(dim=1)
         for module in self.modules():
             _initialise(module, generator)
@@ -61,9 +61,27 @@ class LunaModel(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1, I, R, C) HU to logits (N, 2) and probabilities (N, 2)."""
         x = self.tail_batchnorm(x)
-        x = self.block4(self.block3(self.block2(self.block1(x))))
+        for block in self.blocks:
+            x = block(x)
         logits = self.head_linear(x.flatten(1))
         return logits, self.head_softmax(logits)
+
+    @property
+    def blocks(self) -> tuple[LunaBlock, ...]:
+        """The four blocks in their order."""
+        return self.block1, self.block2, self.block3, self.block4
+
+    @property
+    def pooled_size_irc(self) -> tuple[int, ...]:
+        """What four poolings leave of a crop: the slices, rows and columns that the head looks at."""
+        return tuple(n // 16 for n in self.crop_size_irc)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but an input normalisation that is frozen keeps its running statistics and uses them."""
+        super().train(mode)
+        if not self.tail_batchnorm.weight.requires_grad:
+            self.tail_batchnorm.eval()
+        return self
 
 
 def _initialise(module: nn.Module, generator: Generator | None) -> None:

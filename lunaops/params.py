@@ -176,6 +176,9 @@ class TrainParams(_Section):
     deterministic: bool
     checkpoint_every: NonNegativeInt
     num_workers: NonNegativeInt
+    init_from: str | None
+    trainable_blocks: Annotated[int, Field(ge=0, le=4)]
+    keep_checkpoints: NonNegativeInt
 
 
 class AugmentParams(_Section):

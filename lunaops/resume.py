@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 
 _NAMED_DIFFERENCES = 3
 _SECTIONS = ("model", "train", "augment", "split")  # on whose params a training's numbers depend ...
-_WITHOUT_EFFECT = {"train.device", "train.num_workers", "train.checkpoint_every"}  # ... but for these
+_WITHOUT_EFFECT = {  # ... but for these
+    f"train.{name}" for name in ("device", "num_workers", "checkpoint_every", "keep_checkpoints")
+}
 
 
 class Resumable(Protocol):

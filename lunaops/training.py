@@ -260,10 +260,11 @@ class _Loop:
             place = len(self.state.scored.row) + int(broken[0])
             step = place // self.params.batch_size
             rows = scored.row[broken[broken < (step + 1) * self.params.batch_size - len(self.state.scored.row)]]
+            candidate_ids = self.train.table["candidate_id"].iloc[rows].tolist()
             raise InputError(
                 f"the loss is no longer finite in epoch {self.state.epoch + 1}, batch {step + 1}, for the candidates "
-                f"{self.train.table['candidate_id'].iloc[rows].tolist()}: lower train.learning_rate or train.momentum, or set "
-                "train.clip_norm; the last good checkpoint is kept"
+                f"{candidate_ids}: lower train.learning_rate or train.momentum, or set train.clip_norm; the last good "
+                "checkpoint is kept"
             )
 
 

@@ -12,6 +12,7 @@ from lunaops.crops import CropReader, read_manifest
 from lunaops.dataset import CropDataset
 from lunaops.device import choose_device
 from lunaops.distributed import join_world
+from lunaops.finetuning import freeze, init_from
 from lunaops.interrupts import stop_on_signals
 from lunaops.model import LunaModel, read_model
 from lunaops.params import read_params
@@ -46,6 +47,9 @@ def main(
     train, val = CropDataset(table, crops, splits=["train"]), CropDataset(table, crops, splits=["val"])
     start = torch.Generator().manual_seed(params.train.seed)
     model = LunaModel(crops.manifest.geometry.size_irc, params.model.channels, start)
+    if params.train.init_from:
+        init_from(model, Path(params.train.init_from))
+    freeze(model, params.train.trainable_blocks)
     inputs = {"candidates": candidates, "crops": manifest}
     with join_world(choose_device(params.train.device)) as (world, device), stop_on_signals() as stop:
         state = TrainingState(model, params.train, device)

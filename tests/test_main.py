@@ -1,14 +1,18 @@
+import json
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, write_scan
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from lunaops.__main__ import app
 from lunaops.errors import InputError
-from stages import merge_annotations
+from lunaops.model import LunaModel, read_model
+from stages import build_cache, merge_annotations
 
 CANDIDATES = "1.5,8,8,8,1\n1.5,2,2,2,0\n2.5,3,3,3,0\n3.5,3,3,3,0\n"
 
@@ -68,3 +72,38 @@ def test_an_unknown_scan_or_candidate_is_named(data: Path) -> None:
         call("show", "9", "--data", str(data))
     with pytest.raises(InputError, match=r"--candidate 77 is not one of scan 1\.5; its first are 0, 3"):
         call("show", "1.5", "--candidate", "77", "--data", str(data))
+
+
+def test_show_augmented_draws_a_candidate_and_its_variations(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNAOPS_CACHE_DIR", str(data / "cache"))
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    tree["augment"] = {"flip": True, "offset_mm": 2.0, "scale": 0.1, "rotate_degrees": 180.0, "noise_hu": 25.0}
+    tree["crop"]["workers"] = 1
+    params = data / "params.yaml"
+    with params.open("w") as file:
+        YAML(typ="safe").dump(tree, file)
+    tables = {"scans": data / "scans.csv", "candidates": data / "candidates.parquet", "manifest": data / "crops.json"}
+    build_cache.main(raw=data / "raw", **tables, params_file=params)
+
+    def picture(name: str, *more: str) -> bytes:
+        arguments = ["--params-file", str(params), "--data", str(data), "--num", "1", *more]
+        assert call("show-augmented", "--out", str(data / name), *arguments).strip() == str(data / name)
+        return (data / name).read_bytes()
+
+    first = picture("a.png")
+    assert picture("again.png") == first
+    assert picture("other.png", "--seed", "1") != first
+    assert picture("second.png", "--candidate", "1") != first
+    with pytest.raises(InputError, match=r"--candidate 77 is not in .*candidates.parquet, which has 4"):
+        picture("none.png", "--candidate", "77")
+
+
+def test_import_weights_writes_a_folder_that_rebuilds_the_model(tmp_path: Path) -> None:
+    model = LunaModel((16, 16, 32), 2)
+    torch.save({"model_state": model.state_dict()}, tmp_path / "cls.state")
+    said = call("import-weights", str(tmp_path / "cls.state"), str(tmp_path / "best"), "--crop-size", "16", "16", "32")
+    assert said.strip() == f"{tmp_path / 'best'}: 2 channels, crops of 16 x 16 x 32 voxels"
+    again = read_model(tmp_path / "best")
+    hu = torch.randn(1, 1, 16, 16, 32)
+    assert torch.equal(again.eval()(hu)[0], model.eval()(hu)[0])
+    assert json.loads((tmp_path / "best" / "model.json").read_text())["imported"]["file"] == "cls.state"

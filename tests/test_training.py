@@ -43,6 +43,9 @@ PARAMS = TrainParams(
     deterministic=False,
     checkpoint_every=0,
     num_workers=0,
+    init_from=None,
+    trainable_blocks=4,
+    keep_checkpoints=0,
 )
 
 

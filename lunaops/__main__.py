@@ -7,7 +7,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from lunaops import crop_commands
+from lunaops import crop_commands, tracking_sync
 from lunaops.cohort import count_splits
 from lunaops.command import run_app
 from lunaops.errors import InputError
@@ -85,6 +85,12 @@ def metrics(reports: Annotated[Path, typer.Option(help="The folder of metrics.js
     for split, numbers in json.loads(path.read_text()).items():
         for name, value in numbers.items():
             typer.echo(f"{split}  {name:24s} {'undefined' if value is None else f'{value:10.4g}'}")
+
+
+@app.command()
+def sync_tracking() -> None:
+    """Deliver to MLflow what runs logged while it was not there; MLFLOW_TRACKING_URI says where it is."""
+    tracking_sync.sync_tracking(Path())
 
 
 def _find_scan(scans: pd.DataFrame, series_uid: str) -> pd.Series:

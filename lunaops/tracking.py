@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,41 +12,35 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lunaops import provenance
 from lunaops.errors import InputError
-from lunaops.tracking_mlflow import MlflowRun
+from lunaops.tracking_mlflow import MlflowRun, Status
+from lunaops.tracking_names import Kind, provenance_tags, run_name
 from lunaops.tracking_tensorboard import Boards
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-Kind = Literal["train", "evaluate"]
-
 logger = logging.getLogger(__name__)
 
-_NOT_IN_THE_NAME = {  # sections whose changes cannot have changed the result of this kind of run
-    "train": ("predict", "evaluate"),
-    "evaluate": ("fetch", "phantom", "merge", "split", "crop", "model", "train", "augment"),
-}
-_NAMED_CHANGES = 3
 _DVC_COPIES = (".dvc", "tmp", "exps")  # below the project: where `dvc exp run --temp` and --queue run, and then delete
-_OF_A_MACHINE = ("fetch.directory", "fetch.labels_directory")  # a path says nothing to whoever compares
 
 
 @dataclass(frozen=True)
 class RunLink:
-    """What a later stage must know of a run to hang its own below it; the ids are None if MLflow was off."""
+    """What a later stage must know of a run to hang its own below it: its journal, which MLflow keeps as a tag.
 
-    run_id: str | None
-    model_id: str | None
+    `journal_id` is None if MLflow was off.
+    """
+
+    journal_id: str | None
     name: str
 
 
 class Tracker:
     """Takes numbers, files and models; an MLflow or a TensorBoard that is off does nothing with them.
 
-    Metric names are split/metric ('val/loss/all'), steps are training samples seen.
+    No call waits for MLflow. Metric names are split/metric ('val/loss/all'), steps are training samples seen.
     """
 
     def __init__(self, name: str, mlflow_run: MlflowRun, boards: Boards) -> None:
@@ -57,13 +50,19 @@ class Tracker:
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id of this run; None if there is no such run."""
+        """MLflow's id of this run; None if there is no such run, or not yet."""
         return self._mlflow.run_id
 
     @property
     def link(self) -> RunLink:
-        """This run, for a later stage; complete once the model is logged."""
-        return RunLink(self._mlflow.run_id, self._mlflow.model_id, self._name)
+        """This run, for a later stage."""
+        return RunLink(self._mlflow.journal_id, self._name)
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """Where this run is, for start_run(resume=...): small and JSON-able. What is logged is then on disk."""
+        self._mlflow.flush()
+        return {"name": self._name, "journal": self._mlflow.journal_id, **self._boards.position}
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Log numbers; those that are undefined (NaN or infinite) are left out."""
@@ -95,12 +94,20 @@ class Tracker:
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, into a folder of the run's artifacts."""
         assert path.is_file(), path
-        self._mlflow.log_artifact(path, folder)
+        self._mlflow.log_files(path, folder)
 
     def log_artifacts(self, folder_path: Path, folder: str | None = None) -> None:
         """Log all files below a folder, into a folder of the run's artifacts."""
         assert folder_path.is_dir(), folder_path
-        self._mlflow.log_artifacts(folder_path, folder)
+        self._mlflow.log_files(folder_path, folder)
+
+    def log_checkpoint(self, folder_path: Path, *, epoch: int, best_epoch: int, keep: int) -> None:
+        """Log an epoch's model as checkpoints/epoch-EPOCH; the last `keep` and the best stay, older ones are deleted.
+
+        A store that lets nothing be deleted keeps what it got, and the log says so.
+        """
+        assert folder_path.is_dir(), folder_path
+        self._mlflow.log_checkpoint(folder_path, epoch=epoch, best_epoch=best_epoch, keep=keep)
 
     def log_model(
         self,
@@ -110,15 +117,15 @@ class Tracker:
         name: str = "model",
         metrics: Mapping[str, float],
         step: int,
-    ) -> str | None:
-        """Log the model for use elsewhere, without pickle, and return its id (None if MLflow is off).
+    ) -> None:
+        """Log the model for use elsewhere, without pickle; once a run.
 
         `model` returns (logits, probabilities); what is logged takes (n, 1, I, R, C) HU as float32 and returns the
         probabilities (n, 2). `example_hu` is one crop, (1, 1, I, R, C). `metrics` are those of the chosen epoch, as
-        log_metrics was given them at `step`. Takes some seconds.
+        log_metrics was given them at `step`. Takes some seconds: the export is done here and now.
         """
         defined = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
-        return self._mlflow.log_model(model, example_hu, name=name, metrics=defined, step=step)
+        self._mlflow.log_model(model, example_hu, name=name, metrics=defined, step=step)
 
 
 @contextmanager
@@ -131,27 +138,32 @@ def start_run(
     tags: Mapping[str, str] | None = None,
     parent: RunLink | None = None,
     tensorboard: Path | None = None,
+    resume: Mapping[str, Any] | None = None,
 ) -> Iterator[Tracker]:
     """Open a run; it ends as finished, killed (Ctrl-C) or failed (any other exception).
 
     MLflow is where MLFLOW_TRACKING_URI says (default sqlite:///mlflow.db here; 'off': nowhere), in the experiment
-    MLFLOW_EXPERIMENT_NAME (default lunaops). If it fails, one line says so and the stage goes on without it.
+    MLFLOW_EXPERIMENT_NAME (default lunaops). It is told in the background, from the run's journal in tracking/; what
+    it has not got when the run ends is delivered by the next run or by `python -m lunaops sync-tracking`.
     `params` are flat. `inputs` are hashed as DVC does. `parent` is the run that trained what is evaluated.
-    `tensorboard` is the folder of TensorBoard's runs; None: no TensorBoard. In the copy of the project that
-    `dvc exp run --temp` makes, both are those of the project itself.
+    `tensorboard` is the folder of TensorBoard's runs; None: no TensorBoard. `resume` is the position of an interrupted
+    run to go on with: what it has is not logged again. In the copy of the project that `dvc exp run --temp` makes, all
+    of these folders are those of the project itself.
     """
-    folder = _kept_folder()
-    name = name or _run_name(kind, params, parent)
-    all_tags = _provenance_tags(kind, inputs) | dict(tags or {})
+    project = _kept_folder()
+    position = resume or {}
+    name = name or position.get("name") or run_name(kind, params, parent=parent.name if parent else None)
     mlflow_run = MlflowRun(
         name=name,
-        folder=folder,
+        project=project,
         params=params,
-        tags=all_tags,
-        parent=(parent.run_id, parent.model_id) if parent else (None, None),
+        tags=provenance_tags(kind, inputs) | dict(tags or {}),
+        parent=parent.journal_id if parent else None,
+        resume=position.get("journal"),
+        is_monitored=kind == "train",
     )
-    boards = Boards(tensorboard and folder / tensorboard)
-    status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
+    boards = Boards(tensorboard and project / tensorboard, resume=position)
+    status: Status = "FAILED"
     try:
         yield Tracker(name, mlflow_run, boards)
         status = "FINISHED"
@@ -185,35 +197,3 @@ def _kept_folder() -> Path:
         if here[depth : depth + len(_DVC_COPIES)] == _DVC_COPIES:
             return Path(*here[:depth])
     return Path()
-
-
-def _run_name(kind: Kind, params: Mapping[str, Any], parent: RunLink | None) -> str:
-    """What tells this run from its neighbours, the telling part first: lists cut names off at their end.
-
-    'learning_rate=0.01 3b9faae': what was changed since the commit, and the commit; 'train 3b9faae': nothing was.
-    In `dvc exp run`, the experiment's name takes the commit's place.
-    """
-    changes = [
-        f"{key.rpartition('.')[2]}={value}"
-        for key, value in provenance.changed_params(params).items()
-        if key.partition(".")[0] not in _NOT_IN_THE_NAME[kind] and key not in _OF_A_MACHINE
-    ]
-    if len(changes) > _NAMED_CHANGES:
-        changes[_NAMED_CHANGES:] = [f"+{len(changes) - _NAMED_CHANGES}"]
-    if parent:
-        return " ".join([kind, *changes, parent.name])
-    origin = os.environ.get("DVC_EXP_NAME") or (provenance.git_commit() or "")[:7]
-    return " ".join([*(changes or [kind]), origin]).strip()
-
-
-def _provenance_tags(kind: Kind, inputs: Mapping[str, Path]) -> dict[str, str]:
-    tags = {
-        "lunaops.kind": kind,
-        "mlflow.source.name": f"stages/{kind}.py",  # MLflow's own choice would be a path of this machine
-        "mlflow.source.type": "LOCAL",
-    }
-    commit, is_dirty = provenance.git_commit(), provenance.is_dirty()
-    if commit is not None:
-        tags |= {"mlflow.source.git.commit": commit, "git.dirty": str(is_dirty).lower()}
-    tags |= {f"version.{library}": version for library, version in provenance.library_versions().items()}
-    return tags | {f"dvc.{name}": provenance.content_digest(path) for name, path in inputs.items()}

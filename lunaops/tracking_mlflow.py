@@ -1,97 +1,125 @@
-"""MLflow's half of tracking: one run, whose failures never stop a stage."""
+"""MLflow's half of tracking: one run, written to its journal at once and delivered from there."""
 
 import json
 import logging
 import os
-import re
-import tempfile
-import time
-import warnings
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lunaops.tracking_delivery import JOURNALS, Delivery
+from lunaops.tracking_journal import Entry, Journal, read_entries, store_name_of
 from lunaops.tracking_model import save_served_model
+from lunaops.tracking_store import reason_of, store_errors, store_of
+from lunaops.tracking_stored_run import described_dataset
+from lunaops.tracking_system import SYSTEM, SystemMetrics
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric
     from torch import nn
 
-T = TypeVar("T")
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_EXPERIMENT = "lunaops"
-_ENVIRONMENT = {  # MLflow's own defaults wait minutes for a server that hangs, and report usage to its makers
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-}
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages for models, not for agents
-_PARAMS_A_REQUEST = 100  # this and the next are MLflow's limits
-_PARAM_LENGTH = 6000
-_CONTEXT_OF_SPLIT = {"train": "training", "val": "validation", "test": "test"}
+_PARAM_LENGTH = 6000  # MLflow's limit
+_PATIENCE: dict[Status, float] = {"FINISHED": 60.0, "FAILED": 15.0, "KILLED": 5.0}  # seconds
 
 
 class MlflowRun:
-    """A run in MLflow. Its first failure is said in one line; from then on every method does nothing.
+    """A run for MLflow. Every call writes to the journal and returns; no failure of MLflow reaches the caller.
 
-    Where MLFLOW_TRACKING_URI names no store, mlflow.db and mlruns/ in `folder` are it.
-    `parent` is the training run's (run_id, model_id). A store that knows them makes this run that run's child and its
-    metrics that model's; in another store the id is kept in the tag lunaops.train_run_id.
+    `parent` is the journal of the training run: it makes this run that run's child and its metrics those of that run's
+    model. `resume` is the journal of an interrupted run to go on with: what it has already is not logged again.
     """
 
     def __init__(
         self,
         *,
         name: str,
-        folder: Path,
+        project: Path,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
-        parent: tuple[str | None, str | None] = (None, None),
+        parent: str | None = None,
+        resume: str | None = None,
+        is_monitored: bool = False,
     ) -> None:
-        self._run_id = ""
-        self.model_id: str | None = None
-        own_uri = os.environ.get("MLFLOW_TRACKING_URI")
-        self._uri = own_uri or f"sqlite:///{folder / 'mlflow.db'}"
-        self._artifacts = None if own_uri or folder == Path() else str(folder / "mlruns")  # None: MLflow chooses
-        self._is_off = self._uri == "off"
-        self._source_tags = {key: value for key, value in tags.items() if key.startswith("mlflow.source.")}
-        self._params = {key: _param_text(value) for key, value in params.items()}
-        self._evaluated_model_id: str | None = None
-        self._millis_of_step: dict[int, int] = {}
-        self._datasets: dict[str, tuple[str, str]] = {}
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries are not news, the failure is
-        self._attempt(lambda: self._start(name, dict(tags), *parent))
+        self._name = name
+        self._store = store_of(project)
+        self._journal: Journal | None = None
+        self._is_broken = False
+        self._past = _Past()
+        self._delivery: Delivery | None = None
+        self._system: SystemMetrics | None = None
+        if self._store is None:
+            return
+        start = {
+            "do": "start",
+            "store": self._store.name,
+            "name": name,
+            "experiment": os.environ.get("MLFLOW_EXPERIMENT_NAME") or _DEFAULT_EXPERIMENT,
+            "params": {key: _param_text(value) for key, value in params.items()},
+            "tags": dict(tags),
+            "parent": parent,
+        }
+        with self._recording():
+            self._open(project / JOURNALS, start, resume)
+        if self._journal is not None:
+            self._store.client()  # imports MLflow here: no other thread may while loader workers are forked
+            self._delivery = Delivery(self._store, project, self._journal.folder)
+            if is_monitored:
+                self._system = SystemMetrics(self._log_system_metrics, first_step=self._past.num_system_steps)
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id of this run; None if it could not be opened."""
-        return self._run_id or None
+        """MLflow's id of this run; None until MLflow has it."""
+        return self._delivery.run_id if self._delivery else None
+
+    @property
+    def journal_id(self) -> str | None:
+        """The id of this run's journal, which MLflow keeps as a tag; None where MLflow is off."""
+        return self._journal.id if self._journal else None
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Log finite numbers; in a child run they are the evaluated model's too."""
-        self._millis_of_step[step] = int(time.time() * 1000)
-        self._log_metrics(metrics, step, self._evaluated_model_id)
+        """Log finite numbers."""
+        fresh = {key: value for key, value in metrics.items() if step not in self._past.steps_of.get(key, ())}
+        if fresh:
+            with self._recording():
+                self._past.millis_of_step[step] = self._append({"do": "metrics", "step": step, "values": fresh})
 
     def log_dataset(self, frame: "pd.DataFrame", *, name: str, context: str, digest: str, source: Path) -> None:
         """Log the schema and the counts of the rows used; the rows stay where they are."""
-        self._datasets[context] = (name, digest)
-        self._attempt(lambda: self._log_dataset(frame, name, context, digest, source))
+        if self._journal is None or context in self._past.contexts:
+            return
+        described = described_dataset(frame, name=name, digest=digest, source=source, profile=_counts(frame))
+        with self._recording():
+            self._append({"do": "dataset", "context": context, "dataset": described})
 
-    def log_artifact(self, path: Path, folder: str | None) -> None:
-        """Log a file."""
-        self._attempt(lambda: self._client.log_artifact(self._run_id, str(path), folder))
+    def log_files(self, path: Path, folder: str | None) -> None:
+        """Log a file, or all files below a folder, as they are now."""
+        with self._recording():
+            self._append_files({"do": "files", "folder": folder}, path)
 
-    def log_artifacts(self, folder_path: Path, folder: str | None) -> None:
-        """Log all files below a folder."""
-        self._attempt(lambda: self._client.log_artifacts(self._run_id, str(folder_path), folder))
+    def log_checkpoint(self, path: Path, *, epoch: int, best_epoch: int, keep: int) -> None:
+        """Log the files of an epoch; the last `keep` epochs' and the best one's stay, the others' go."""
+        if self._journal is None or self._is_broken:
+            return
+        checkpoints = self._past.checkpoints
+        with self._recording():
+            if epoch not in checkpoints and keep > 0:
+                entry = {"do": "files", "folder": _folder_of(epoch), "epoch": epoch}
+                checkpoints[epoch] = self._append_files(entry, path)
+            epochs = sorted(checkpoints)
+            for old in sorted(set(epochs[: max(len(epochs) - keep, 0)]) - {best_epoch}):
+                self._append({"do": "drop", "folder": _folder_of(old), "epoch": old})
+                self._journal.drop(checkpoints.pop(old))
 
     def log_model(
         self,
@@ -101,144 +129,122 @@ class MlflowRun:
         name: str,
         metrics: Mapping[str, float],
         step: int,
-    ) -> str | None:
-        """Log the model and its metrics; returns its id."""
-        model_id = self._attempt(lambda: self._create_model(name, step))
-        if model_id is None:
-            return None
-        self._attempt(lambda: self._export_model(model, example_hu, model_id))
-        self._log_metrics(metrics, step, model_id)
-        return self.model_id
-
-    def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """End the run."""
-        self._attempt(lambda: self._client.set_terminated(self._run_id, status))
-
-    def _attempt(self, call: Callable[[], T]) -> T | None:
-        if self._is_off:
-            return None
-        os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
+    ) -> None:
+        """Log the model and the metrics of its step. Exporting takes some seconds."""
+        if self._journal is None or self._past.has_model:
+            return
+        folder = self._journal.files_folder()
         try:
-            return call()
-        except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' errors are OSErrors
-            self._is_off = True
-            reason = _without_password(str(error).strip().partition("\n")[0])
-            logger.warning(
-                "MLflow (%s) failed, going on without it; reports/ is complete: %s",
-                _without_password(self._uri),
-                reason,
-            )
-            return None
+            save_served_model(model, example_hu, folder)
+        except store_errors() as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            logger.warning("the model cannot be exported, so MLflow gets none: %s", reason_of(error))
+            return
+        entry = {"do": "model", "name": name, "step": step, "values": dict(metrics), "files": folder.name}
+        with self._recording():  # at the time of its step: no point of the run appears twice
+            self._append(entry, millis=self._past.millis_of_step.get(step))
 
-    def _start(self, name: str, tags: dict[str, str], train_run_id: str | None, train_model_id: str | None) -> None:
-        from mlflow import MlflowClient
+    def flush(self) -> None:
+        """See to it that the journal survives the machine."""
+        with self._recording():
+            if self._journal is not None:
+                self._journal.sync()
 
-        self._client: MlflowClient = MlflowClient(self._uri)
-        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _DEFAULT_EXPERIMENT
-        self._experiment_id = _experiment_id(self._client, experiment, self._artifacts)
-        is_child = train_run_id is not None and _knows_run(self._client, train_run_id)
-        if train_run_id is not None:
-            tags["mlflow.parentRunId" if is_child else "lunaops.train_run_id"] = train_run_id
-        self._run_id = self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id
-        self._log_params()
-        if is_child and train_model_id is not None and _knows_model(self._client, train_model_id):
-            self._evaluate(train_model_id)
-        logger.info("tracked as %r, experiment %r of %s", name, experiment, _without_password(self._uri))
+    def close(self, status: Status) -> None:
+        """End the run and wait a while for its delivery."""
+        if self._system is not None:
+            self._system.stop()
+        with self._recording():
+            self._append({"do": "end", "status": status})
+        if self._journal is not None:
+            self._journal.close()
+        if self._delivery is not None and self._store is not None and not self._delivery.finish(_PATIENCE[status]):
+            text = "MLflow (%s) has not all of %r; `python -m lunaops sync-tracking` delivers the rest, or the next run"
+            logger.warning(text, self._store.name, self._name)
 
-    def _log_params(self) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(key, value) for key, value in self._params.items()]
-        for first in range(0, len(params), _PARAMS_A_REQUEST):
-            self._client.log_batch(self._run_id, params=params[first : first + _PARAMS_A_REQUEST])
-
-    def _evaluate(self, model_id: str) -> None:
-        from mlflow.entities import LoggedModelInput
-
-        self._client.log_inputs(self._run_id, models=[LoggedModelInput(model_id)])
-        self.model_id = self._evaluated_model_id = model_id
-
-    def _log_metrics(self, metrics: Mapping[str, float], step: int, model_id: str | None) -> None:
-        self._attempt(
-            lambda: self._client.log_batch(
-                self._run_id, metrics=[self._metric(key, value, step, model_id) for key, value in metrics.items()]
-            )
-        )
-
-    def _metric(self, key: str, value: float, step: int, model_id: str | None) -> "Metric":
-        from mlflow.entities import Metric
-
-        millis = self._millis_of_step.get(step) or int(time.time() * 1000)  # one time a step: no point appears twice
-        context = _CONTEXT_OF_SPLIT.get(key.partition("/")[0], "")
-        dataset_name, digest = self._datasets.get(context, (None, None))
-        return Metric(key, value, millis, step, model_id, dataset_name, digest, self._run_id)
-
-    def _log_dataset(self, frame: "pd.DataFrame", name: str, context: str, digest: str, source: Path) -> None:
-        from mlflow.data.pandas_dataset import from_pandas
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # on paths and integer columns in general
-            described = from_pandas(frame.head(100), source=str(source), name=name, digest=digest).to_dict()
-        dataset = Dataset(**(described | {"profile": json.dumps(_counts(frame))}))
-        self._client.log_inputs(
-            self._run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
-        )
-
-    def _create_model(self, name: str, step: int) -> str:
-        from mlflow.entities import LoggedModelOutput
-
-        created = self._client.create_logged_model(
-            self._experiment_id, name, self._run_id, self._source_tags, self._params, "classifier"
-        )
-        model_id: str = created.model_id
-        self._client.log_outputs(self._run_id, [LoggedModelOutput(model_id, step)])
-        return model_id
-
-    def _export_model(self, model: "nn.Module", example_hu: NDArray[np.float32], model_id: str) -> None:
-        with tempfile.TemporaryDirectory() as parent_folder:
-            folder = Path(parent_folder, "model")
-            save_served_model(model, example_hu, folder, run_id=self._run_id, model_id=model_id)
-            self._client.log_model_artifacts(model_id, str(folder))
-        self._client.finalize_logged_model(model_id, "READY")
-        self.model_id = model_id
-
-
-def _experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        """A disk that refuses the journal costs the rest of it, not the run."""
         try:
-            return str(client.create_experiment(name, artifacts, _EXPERIMENT_TAGS))
-        except MlflowException as error:  # another run was quicker
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            return _experiment_id(client, name, artifacts)
-    return str(found.experiment_id)
+            yield
+        except OSError as error:
+            self._is_broken = True
+            logger.warning("%s/ cannot be written, so MLflow gets no more of this run: %s", JOURNALS, reason_of(error))
+
+    def _open(self, journals: Path, start: Entry, resume: str | None) -> None:
+        if resume:
+            self._journal = _reopen(journals / resume, start["store"])
+            if self._journal is not None:
+                self._past = _read_past(self._journal.folder)
+                self._append({"do": "resume"})
+                return
+            logger.warning("%s/%s is gone, in use or another store's: MLflow gets a new run", JOURNALS, resume)
+        self._journal = Journal.create(journals)
+        self._append(start)
+
+    def _append(self, entry: Entry, *, millis: int | None = None) -> int:
+        """Write an entry unless MLflow is off; returns its time."""
+        if self._journal is None or self._is_broken:
+            return 0
+        written = self._journal.append(entry, millis=millis)
+        if self._delivery is not None:
+            self._delivery.notify()
+        return written
+
+    def _append_files(self, entry: Entry, path: Path) -> str:
+        if self._journal is None or self._is_broken:
+            return ""
+        kept = self._journal.keep(path)
+        self._append(entry | {"files": kept})
+        return kept
+
+    def _log_system_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        with self._recording():
+            self._append({"do": "metrics", "step": step, "values": dict(metrics)})
 
 
-def _knows_run(client: "MlflowClient", run_id: str) -> bool:
-    run = _found(lambda: client.get_run(run_id))
-    return run is not None and run.info.lifecycle_stage == "active"
+@dataclass
+class _Past:
+    """What was logged that later calls depend on; `steps_of`, `contexts`, `has_model`: before a resumption."""
+
+    steps_of: dict[str, set[int]] = field(default_factory=dict)
+    contexts: set[str] = field(default_factory=set)
+    has_model: bool = False
+    num_system_steps: int = 0
+    millis_of_step: dict[int, int] = field(default_factory=dict)
+    checkpoints: dict[int, str] = field(default_factory=dict)  # the names of the files by their epoch
 
 
-def _knows_model(client: "MlflowClient", model_id: str) -> bool:
-    return _found(lambda: client.get_logged_model(model_id)) is not None
-
-
-def _found(get: Callable[[], T]) -> T | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return get()
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+def _reopen(folder: Path, store_name: str) -> Journal | None:
+    journal = Journal.reopen(folder)
+    if journal is not None and store_name_of(folder) != store_name:
+        journal.close()
         return None
+    return journal
+
+
+def _read_past(folder: Path) -> _Past:
+    past = _Past()
+    for _, entry in read_entries(folder):
+        if entry["do"] == "metrics" and any(key.startswith(SYSTEM) for key in entry["values"]):
+            past.num_system_steps = entry["step"] + 1
+        elif entry["do"] == "metrics":
+            past.millis_of_step[entry["step"]] = entry["millis"]
+            for key in entry["values"]:
+                past.steps_of.setdefault(key, set()).add(entry["step"])
+        elif entry["do"] == "dataset":
+            past.contexts.add(entry["context"])
+        elif entry["do"] == "model":
+            past.has_model = True
+        elif entry["do"] == "files" and "epoch" in entry:
+            past.checkpoints[entry["epoch"]] = entry["files"]
+        elif entry["do"] == "drop":
+            past.checkpoints.pop(entry["epoch"], None)
+    return past
+
+
+def _folder_of(epoch: int) -> str:
+    return f"checkpoints/epoch-{epoch:03d}"
 
 
 def _param_text(value: object) -> str:
@@ -253,7 +259,3 @@ def _counts(frame: "pd.DataFrame") -> dict[str, int]:
     if "is_nodule" in frame:
         counts["num_nodule_rows"] = int(frame["is_nodule"].sum())
     return counts
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"://[^/@\s]+@", "://***@", text)

@@ -14,22 +14,19 @@ if TYPE_CHECKING:
 _LIBRARIES = ("mlflow", "numpy", "torch")  # what serving needs
 
 
-def save_served_model(
-    model: "nn.Module", example_hu: NDArray[np.float32], folder: Path, *, run_id: str, model_id: str
-) -> None:
+def save_served_model(model: "nn.Module", example_hu: NDArray[np.float32], folder: Path) -> None:
     """Write an MLflow model that takes (n, 1, I, R, C) HU as float32 and returns the probabilities (n, 2).
 
     `model` returns (logits, probabilities) and stays as it is; `example_hu` is one crop, (1, 1, I, R, C).
     """
     import mlflow.pytorch
-    from mlflow.models import Model, ModelSignature
+    from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     float32 = np.dtype(np.float32)
     mlflow.pytorch.save_model(
         _scorer(model),
         str(folder),
-        mlflow_model=Model(f"models:/{model_id}", run_id, model_uuid=model_id, model_id=model_id),
         signature=ModelSignature(
             inputs=Schema([TensorSpec(float32, (-1, *example_hu.shape[1:]))]),
             outputs=Schema([TensorSpec(float32, (-1, 2))]),
@@ -39,6 +36,18 @@ def save_served_model(
         serialization_format="pt2",
     )
     _forget_source_lines(folder / "data" / "model.pt2")
+
+
+def address_served_model(folder: Path, *, run_id: str, model_id: str) -> None:
+    """Write into a saved model which run and which logged model it is, once MLflow has said so."""
+    from mlflow.models import Model
+
+    model = Model.load(str(folder))
+    model.artifact_path, model.run_id = f"models:/{model_id}", run_id
+    model.model_uuid = model.model_id = model_id
+    fresh = folder.with_name(f"{folder.name}.new")  # whoever is killed here leaves the file as it was
+    model.save(str(fresh))
+    fresh.replace(folder / "MLmodel")
 
 
 def _scorer(model: "nn.Module") -> "nn.Module":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +18,28 @@ _HISTOGRAM_BINS = np.linspace(0, 1, 51)
 class Boards:
     """Writers of scalars, curves and histograms; `root` None: nothing is written.
 
-    A split's folder ROOT/STAMP-trn_cls (or -val_cls) appears with its first value.
+    A split's folder ROOT/STAMP-trn_cls (or -val_cls) appears with its first value. `resume` is the position of a run
+    to go on with, in its folders: what they hold of later steps is hidden, for it comes again.
     """
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, *, resume: Mapping[str, Any] | None = None) -> None:
         self._root = root
         self._stamp = f"{datetime.now().astimezone():%Y-%m-%d_%H.%M.%S}"
+        self._last_step = -1
+        self._purge_step: int | None = None
+        if resume and "boards" in resume:
+            self._stamp, self._last_step = resume["boards"], resume["step"]
+            self._purge_step = self._last_step + 1
         self._writers: dict[str, SummaryWriter] = {}
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """The folders and the last step in them, for `resume`."""
+        return {"boards": self._stamp, "step": self._last_step}
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Write 'train/loss/all' as 'loss/all' of the train folder; a name without a split keeps it, there too."""
+        self._last_step = max(self._last_step, step)
         if self._root is None:
             return
         for name, value in metrics.items():
@@ -65,7 +77,7 @@ class Boards:
 
             assert self._root is not None
             folder = self._root / f"{self._stamp}-{_FOLDER_ENDINGS[split]}"
-            self._writers[split] = SummaryWriter(str(folder))
+            self._writers[split] = SummaryWriter(str(folder), purge_step=self._purge_step)
         return self._writers[split]
 
     def _flush(self) -> None:

@@ -90,7 +90,12 @@ def main(
                 tracker.log_metrics(result.metrics | result.speed, step=result.samples)
                 tracker.log_scores(result.train.is_nodule == 1, result.train.score, step=result.samples, split="train")
                 tracker.log_scores(result.val.is_nodule == 1, result.val.score, step=result.samples, split="val")
-                tracker.log_artifacts(models / "last", f"checkpoints/epoch-{result.epoch:03d}")
+                tracker.log_checkpoint(
+                    models / "last",
+                    epoch=result.epoch,
+                    best_epoch=record.best_epoch.epoch,
+                    keep=params.train.keep_checkpoints,
+                )
                 keep()
             best = record.best_epoch
             tracker.log_model(

@@ -1,8 +1,10 @@
-"""Scans and labels small enough to see through."""
+"""Scans and labels small enough to see through, and an MLflow that is empty."""
 
 import locale
 import os
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,6 +12,10 @@ import SimpleITK as sitk
 from hypothesis import settings
 
 os.environ["no_proxy"] = "127.0.0.1,localhost"  # the tests' own servers are here, whatever proxy leads to the others
+
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 settings.register_profile("lunaops", deadline=None)  # the machines that run this are shared and noisy
 settings.load_profile("lunaops")
@@ -103,3 +109,35 @@ def write_series(
         writer.Execute(image)
     locale.setlocale(locale.LC_ALL, language)
     return paths
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Creating MLflow's tables takes seconds; they are created once and copied."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "MlflowClient":
+    """An empty MLflow, which start_run will find; the working directory is a fresh one."""
+    from mlflow import MlflowClient
+
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    return MlflowClient(uri)
+
+
+@pytest.fixture
+def without_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    return tmp_path

@@ -16,7 +16,13 @@ DOORS = {
         "lunaops/sources/dicom.py",
     },  # a scan as we keep it; DICOM, which only fetching reads
     "diskcache": {"lunaops/crop_store.py"},
-    "mlflow": {"lunaops/tracking_mlflow.py", "lunaops/tracking_model.py"},
+    "mlflow": {
+        "lunaops/tracking_delivery.py",
+        "lunaops/tracking_model.py",
+        "lunaops/tracking_store.py",
+        "lunaops/tracking_stored_run.py",
+        "lunaops/tracking_system.py",
+    },
     "torch.utils.tensorboard": {"lunaops/tracking_tensorboard.py"},
     "ruamel": {"lunaops/params.py"},
     "pydantic": {"lunaops/params.py"},

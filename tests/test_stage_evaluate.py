@@ -54,7 +54,7 @@ def write_inputs(folder):
     planes = {"transverse": (2, 48, 48), "coronal": (2, 32, 48), "sagittal": (2, 32, 48)}
     images = {plane: np.full(shape, -850, dtype=np.int16) for plane, shape in planes.items()}
     np.savez(folder / "gallery.npz", candidate_id=np.arange(2), **images)
-    (folder / "run.json").write_text('{"run_id": null, "model_id": null, "name": "first"}')
+    (folder / "run.json").write_text('{"journal_id": null, "name": "first"}')
     return {
         "predictions": folder / "predictions.parquet",
         "gallery": folder / "gallery.npz",

@@ -31,6 +31,7 @@ _POINTS_A_REQUEST = 1000  # MLflow's limit
 _PAUSES = (1.0, 60.0)  # seconds between attempts: the first, doubled until the last
 _LAST_PAUSE = 1.0  # seconds, once the run is over
 _PATIENCE_WITH_THE_DEAD = 5.0  # seconds that a run that is over waits for a store that is not there
+_PATIENCE_WITH_A_REQUEST = 1.0  # seconds
 _DAYS_RESUMABLE = 30  # so long the journal of a run that did not finish is kept for its resumption
 
 
@@ -153,11 +154,17 @@ class Delivery:
         self._more.set()
         began = time.monotonic()
         while self._thread.is_alive() and time.monotonic() < began + seconds:
-            if self._failed_since is not None and time.monotonic() > began + _PATIENCE_WITH_THE_DEAD:
+            if self._is_dead(since=began):
                 break
             self._thread.join(0.05)
         self._stopped.set()
+        self._more.set()
+        self._thread.join(_PATIENCE_WITH_A_REQUEST)  # then the journal is free for whoever delivers the rest
         return not self._thread.is_alive() and self._own.is_ended
+
+    def _is_dead(self, *, since: float) -> bool:
+        failed_since = self._failed_since
+        return failed_since is not None and time.monotonic() > max(since, failed_since) + _PATIENCE_WITH_THE_DEAD
 
     def _work(self) -> None:
         for folder in pending(self._project, self._store):

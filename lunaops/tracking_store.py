@@ -17,7 +17,7 @@ _ENVIRONMENT = {  # MLflow's own defaults wait minutes for a server that hangs, 
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 _SQLITE = "sqlite:///"
-_REASON_LENGTH = 300
+_REASON_LENGTH = 200
 
 
 @dataclass(frozen=True)

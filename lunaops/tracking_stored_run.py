@@ -45,6 +45,7 @@ class StoredRun:
         self._source_tags: dict[str, str] = {}
         self._params: dict[str, str] = {}
         self._datasets: dict[str, tuple[str, str]] = {}
+        self._uploaded: tuple[str, set[Path]] = ("", set())  # the files of one entry: the next attempt goes on there
 
     def note(self, entry: Entry) -> None:
         """Remember what later entries refer to; for every entry from the first on, delivered or not."""
@@ -169,10 +170,13 @@ class StoredRun:
     def _upload(self, entry: Entry, upload: Callable[[str, str | None], None]) -> None:
         """Upload an entry's files one by one; those of a checkpoint may have been dropped since, even half-way."""
         kept = files_of(self._folder, entry["files"])
+        if self._uploaded[0] != entry["files"]:
+            self._uploaded = (entry["files"], set())
         try:
-            for file in sorted(path for path in kept.rglob("*") if path.is_file()):
+            for file in sorted({path for path in kept.rglob("*") if path.is_file()} - self._uploaded[1]):
                 place = Path(entry.get("folder") or "", file.parent.relative_to(kept)).as_posix()
                 upload(str(file), None if place == "." else place)
+                self._uploaded[1].add(file)
         except OSError:
             if kept.exists():
                 raise

@@ -1,0 +1,218 @@
+"""A real MLflow server that is not there, dies, hangs, is slow, refuses or loses its answers, under a run."""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+import torch
+from mlflow_server import MlflowServer, Proxy, wait_until
+from torch import nn
+from tracked import CROP, boards_of, start
+
+from lunaops import tracking_delivery
+from lunaops.tracking import Tracker
+from lunaops.tracking_journal import find_journals
+
+if TYPE_CHECKING:
+    pass
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow server")]
+PARAMS = {"train.seed": 1, "train.epochs": 4}
+
+
+class Tiny(nn.Module):
+    """Exports in a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.linear(x.mean((1, 2, 3)))
+        return logits, logits.softmax(1)
+
+
+@pytest.fixture(scope="module")
+def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """Not started; starting takes seconds, so the first test does and the others go on with it."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    server = MlflowServer(folder)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh working directory; what fails is tried again soon."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    monkeypatch.setattr(tracking_delivery, "_PAUSES", (0.1, 0.5))
+    monkeypatch.setattr(tracking_delivery, "_LAST_PAUSE", 0.1)
+    monkeypatch.setattr(tracking_delivery, "_PATIENCE_WITH_THE_DEAD", 60.0)  # two busy cores
+    return tmp_path
+
+
+@pytest.fixture
+def proxy(server: MlflowServer, project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    if not server.is_running:
+        server.start()
+    proxy = Proxy(server.port)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+    yield proxy
+    proxy.close()
+
+
+def log_epoch(tracker: Tracker, epoch: int, *, keep: int = 2) -> None:
+    tracker.log_metrics({"train/loss/all": 1 / epoch, "val/loss/all": 2 / epoch}, step=100 * epoch)
+    models = Path("models/last")
+    models.mkdir(parents=True, exist_ok=True)
+    (models / "weights.safetensors").write_bytes(b"weights of %d" % epoch)
+    (models / "model.json").write_text(json.dumps({"epoch": epoch}))
+    tracker.log_checkpoint(models, epoch=epoch, best_epoch=1, keep=keep)
+
+
+def log_rest(tracker: Tracker) -> None:
+    Path("reports").mkdir()
+    Path("reports/epochs.csv").write_text("epoch\n1\n")
+    tracker.log_artifacts(Path("reports"), "train")
+    tracker.log_model(Tiny(), CROP, metrics={"val/loss/all": 2.0}, step=100)
+
+
+def log_data(tracker: Tracker) -> None:
+    frame = pd.DataFrame({"series_uid": ["1.2", "1.2"], "is_nodule": [True, False]})
+    tracker.log_dataset(frame, name="candidates val", context="validation", digest="0" * 32, source=Path("a.parquet"))
+
+
+def assert_complete(server: MlflowServer, tracker: Tracker, *, epochs: int, status: str = "FINISHED") -> None:
+    """Everything is in the store, and there once."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.store_uri)
+    experiment = client.get_experiment_by_name("lunaops")
+    assert experiment is not None
+    tagged = f"tags.`lunaops.journal_id` = '{tracker.link.journal_id}'"
+    (run,) = client.search_runs([experiment.experiment_id], tagged)
+    run = client.get_run(run.info.run_id)
+    assert run.info.status == status
+    assert run.data.params == {"train.seed": "1", "train.epochs": "4"}
+    for key, numerator in (("train/loss/all", 1), ("val/loss/all", 2)):
+        history = client.get_metric_history(run.info.run_id, key)
+        expected = [(100 * epoch, numerator / epoch) for epoch in range(1, epochs + 1)]
+        assert sorted((point.step, point.value) for point in history) == expected
+    assert run.inputs is not None
+    assert [used.dataset.name for used in run.inputs.dataset_inputs] == ["candidates val"]
+    kept = sorted({1, epochs - 1, epochs})
+    files = server.folder / "artifacts" / experiment.experiment_id / run.info.run_id / "artifacts"
+    assert {file.relative_to(files).as_posix(): file.read_bytes() for file in files.rglob("*") if file.is_file()} == {
+        "train/epochs.csv": b"epoch\n1\n",
+        **{f"checkpoints/epoch-{epoch:03d}/weights.safetensors": b"weights of %d" % epoch for epoch in kept},
+        **{f"checkpoints/epoch-{epoch:03d}/model.json": b'{"epoch": %d}' % epoch for epoch in kept},
+    }
+    (model,) = client.search_logged_models([experiment.experiment_id], tagged)
+    model = client.get_logged_model(model.model_id)
+    assert (model.status, model.source_run_id) == ("READY", run.info.run_id)
+    assert [(metric.key, metric.value, metric.step) for metric in model.metrics or []] == [("val/loss/all", 2.0, 100)]
+    assert run.outputs is not None
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    mlmodel = next((server.folder / "artifacts").glob(f"*/models/{model.model_id}/artifacts/MLmodel")).read_text()
+    assert model.model_id in mlmodel and run.info.run_id in mlmodel
+    assert find_journals(Path("tracking")) == []
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith("lunaops") and record.levelno >= logging.WARNING
+    ]
+
+
+def test_a_server_that_comes_late_is_killed_and_comes_back_gets_everything_once(
+    server: MlflowServer, project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    caplog.set_level(logging.INFO)
+    with start(params=PARAMS, tensorboard=project / "runs") as tracker:
+        log_data(tracker)
+        log_epoch(tracker, 1)
+        wait_until(lambda: warnings_in(caplog))
+        server.start()
+        wait_until(lambda: "is back after" in caplog.text)
+        log_epoch(tracker, 2)
+        server.kill()
+        log_epoch(tracker, 3)
+        wait_until(lambda: len(warnings_in(caplog)) == 2)
+        log_epoch(tracker, 4)
+        server.start()
+        log_rest(tracker)
+    assert_complete(server, tracker, epochs=4)
+    assert len(warnings_in(caplog)) == 2
+    assert sum("is back after" in message for message in caplog.messages) == 2
+    assert [point.step for point in boards_of(project / "runs")["val_cls"].Scalars("loss/all")] == [100, 200, 300, 400]
+
+
+def test_a_run_goes_on_while_no_request_is_answered(server: MlflowServer, proxy: Proxy) -> None:
+    proxy.is_open.clear()
+    with start(params=PARAMS) as tracker:
+        log_data(tracker)
+        for epoch in range(1, 5):
+            log_epoch(tracker, epoch)
+        log_rest(tracker)
+        wait_until(lambda: proxy.requests)
+        assert proxy.num_answered == 0
+        proxy.is_open.set()
+    assert_complete(server, tracker, epochs=4)
+
+
+def test_a_slow_server_gets_everything(server: MlflowServer, proxy: Proxy) -> None:
+    proxy.delay = 0.2
+    with start(params=PARAMS) as tracker:
+        log_data(tracker)
+        for epoch in range(1, 5):
+            log_epoch(tracker, epoch)
+        log_rest(tracker)
+    assert_complete(server, tracker, epochs=4)
+
+
+@pytest.mark.parametrize("status", [500, 403])
+def test_a_server_that_refuses_for_a_while_gets_everything(
+    status: int, server: MlflowServer, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    with start(params=PARAMS) as tracker:
+        log_data(tracker)
+        log_epoch(tracker, 1)
+        wait_until(lambda: tracker.run_id)
+        proxy.refuse = status
+        log_epoch(tracker, 2)
+        log_epoch(tracker, 3)
+        log_epoch(tracker, 4)
+        wait_until(lambda: warnings_in(caplog))
+        proxy.refuse = None
+        log_rest(tracker)
+    assert_complete(server, tracker, epochs=4)
+    assert len(warnings_in(caplog)) == 1
+
+
+def test_an_answer_that_is_lost_makes_nothing_twice(server: MlflowServer, proxy: Proxy) -> None:
+    lost: set[tuple[str, str]] = set()
+
+    def is_first(method: str, path: str) -> bool:
+        """The first answer to each thing that is written, to create_run and to create_logged_model among them."""
+        is_new = method != "GET" and "search" not in path and (method, path) not in lost
+        lost.add((method, path))
+        return is_new
+
+    proxy.lose_answer = is_first
+    with start(params=PARAMS) as tracker:
+        log_data(tracker)
+        for epoch in range(1, 5):
+            log_epoch(tracker, epoch)
+        log_rest(tracker)
+    assert_complete(server, tracker, epochs=4)
+    assert {"POST /api/2.0/mlflow/runs/create", "POST /api/2.0/mlflow/logged-models"} <= {" ".join(one) for one in lost}

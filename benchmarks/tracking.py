@@ -23,6 +23,7 @@ from lunaops.tracking import Tracker, start_run
 
 
 def main() -> None:
+    """Measure each store in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=495_958, help="of a training epoch; LUNA16 has 495,958")
     parser.add_argument("--epochs", type=int, default=10)
@@ -41,6 +42,7 @@ def main() -> None:
 
 
 def measure(name: str, samples: int, epochs: int, seconds_per_epoch: float) -> None:
+    """Run some epochs and print what their calls took."""
     generator = np.random.default_rng(0)
     is_nodule, scores = generator.random(samples) < 0.5, generator.random(samples)
     metrics = classification_metrics(is_nodule, scores, scores, threshold=0.5)

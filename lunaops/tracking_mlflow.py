@@ -158,7 +158,8 @@ class MlflowRun:
             self._append({"do": "end", "status": status})
         if self._journal is not None:
             self._journal.close()
-        if self._delivery is not None and self._store is not None and not self._delivery.finish(_PATIENCE[status]):
+        patience = _PATIENCE["KILLED" if self._is_broken else status]  # a broken journal has no end to wait for
+        if self._delivery is not None and self._store is not None and not self._delivery.finish(patience):
             text = "MLflow (%s) has not all of %r; `python -m lunaops sync-tracking` delivers the rest, or the next run"
             logger.warning(text, self._store.name, self._name)
 

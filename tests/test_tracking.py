@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 import torch
-from tracked import HOST, USER, log_everything, name_machine, run_of, start
+from tracked import HOST, USER, boards_of, log_everything, name_machine, run_of, start
 
 from lunaops.errors import InputError
 from lunaops.tracking import RunLink, Tracker, read_link, write_link
@@ -202,3 +202,30 @@ def test_off_takes_everything_and_writes_nothing(without_mlflow: Path, caplog: p
     assert tracker.link == RunLink(None, "train")
     assert [path.name for path in without_mlflow.iterdir()] == ["plots"]
     assert caplog.messages == []
+
+
+# What goes wrong on this side
+
+
+def test_what_mlflow_refuses_for_good_is_left_out_and_said_and_the_rest_arrives(
+    store: "MlflowClient", caplog: pytest.LogCaptureFixture
+) -> None:
+    with start() as tracker:
+        tracker.log_metrics({"val/loss?": 0.7}, step=800)
+        tracker.log_metrics({"val/loss/all": 0.5}, step=800)
+    run = run_of(store, tracker)
+    assert (run.data.metrics, run.info.status) == ({"val/loss/all": 0.5}, "FINISHED")
+    (warning,) = [message for message in caplog.messages if "refuses" in message]
+    assert "val/loss?" in warning
+
+
+def test_a_disk_that_takes_no_journal_costs_mlflow_alone(
+    store: "MlflowClient", tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tracking").write_text("a file where the folder should be")
+    with start(tensorboard=Path("runs")) as tracker:
+        log_everything(tracker, tmp_path)
+    assert tracker.link == RunLink(None, "train")
+    (warning,) = [message for message in caplog.messages if "cannot be written" in message]
+    assert "\n" not in warning
+    assert set(boards_of(tmp_path / "runs")) == {"val_cls", "trn_cls"}

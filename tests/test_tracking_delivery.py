@@ -136,6 +136,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_server_that_comes_late_is_killed_and_comes_back_gets_everything_once(
     server: MlflowServer, project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    server.kill()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     caplog.set_level(logging.INFO)
     with start(params=PARAMS, tensorboard=project / "runs") as tracker:

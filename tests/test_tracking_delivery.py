@@ -172,7 +172,7 @@ def test_a_run_goes_on_while_no_request_is_answered(server: MlflowServer, proxy:
 
 
 def test_a_slow_server_gets_everything(server: MlflowServer, proxy: Proxy) -> None:
-    proxy.delay = 0.2
+    proxy.delay = 0.1
     with start(params=PARAMS) as tracker:
         log_data(tracker)
         for epoch in range(1, 5):

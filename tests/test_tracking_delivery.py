@@ -92,12 +92,13 @@ def log_data(tracker: Tracker) -> None:
 def assert_complete(server: MlflowServer, tracker: Tracker, *, epochs: int, status: str = "FINISHED") -> None:
     """Everything is in the store, and there once."""
     from mlflow import MlflowClient
+    from mlflow.entities import ViewType
 
     client = MlflowClient(server.store_uri)
     experiment = client.get_experiment_by_name("lunaops")
     assert experiment is not None
     tagged = f"tags.`lunaops.journal_id` = '{tracker.link.journal_id}'"
-    (run,) = client.search_runs([experiment.experiment_id], tagged)
+    (run,) = client.search_runs([experiment.experiment_id], tagged, ViewType.ALL)  # nor a deleted one
     run = client.get_run(run.info.run_id)
     assert run.info.status == status
     assert run.data.params == {"train.seed": "1", "train.epochs": "4"}

@@ -149,6 +149,7 @@ class ModelParams(_Section):
 class TrainParams(_Section):
     """How the network is trained."""
 
+    launch: Annotated[str, Field(min_length=1)]
     seed: NonNegativeInt
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     epochs: PositiveInt

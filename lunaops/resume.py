@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _NAMED_DIFFERENCES = 3
 _SECTIONS = ("model", "train", "augment", "split")  # on whose params a training's numbers depend ...
 _WITHOUT_EFFECT = {  # ... but for these
-    f"train.{name}" for name in ("device", "num_workers", "checkpoint_every", "keep_checkpoints")
+    f"train.{name}" for name in ("launch", "device", "num_workers", "checkpoint_every", "keep_checkpoints")
 }
 
 

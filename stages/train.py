@@ -76,6 +76,7 @@ def main(
             inputs=inputs,
             tags={"device": device_name(str(device)), "split": params.split.strategy},
             tensorboard=tensorboard,
+            resume=position,
         ) as tracker:
             digest = content_digest(candidates)
             described = partial(tracker.log_dataset, digest=digest, source=candidates)
@@ -83,8 +84,9 @@ def main(
             described(val.table, name="candidates val", context="validation")
 
             def keep() -> None:
-                kept.write({"training": state, "record": record}, position)
+                kept.write({"training": state, "record": record}, tracker.position)
 
+            keep()
             for result in go_on(checkpoint=keep):
                 record.add(result, model)
                 tracker.log_metrics(result.metrics | result.speed, step=result.samples)

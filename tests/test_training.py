@@ -18,6 +18,7 @@ SIZE = (16, 16, 16)
 PLAIN = AugmentParams(flip=False, offset_mm=0, scale=0, rotate_degrees=0, noise_hu=0)
 CPU = torch.device("cpu")
 PARAMS = TrainParams(
+    launch="python",
     seed=1,
     device="cpu",
     epochs=2,

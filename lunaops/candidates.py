@@ -161,7 +161,7 @@ def _malignancy(nodules: pd.DataFrame, malignancy: pd.DataFrame | None) -> pd.Se
 def _check_splits(counts: Mapping[str, Mapping[str, Any]], split: SplitParams) -> None:
     for name in wanted_splits(split):
         of_split = counts[name]
-        if of_split["scans"] == 0:
+        if of_split["scans"] == 0 and split.strategy != "candidate_stride":  # there splits share the scans
             raise InputError(
                 f"the split {name} has no scan by split.strategy {split.strategy}: see its section, and fetch.parts"
             )

@@ -292,6 +292,16 @@ def test_a_split_without_positives_is_said(caplog: pytest.LogCaptureFixture) -> 
     assert "the split val has no positive candidate in its 1 scans" in caplog.text
 
 
+def test_candidate_stride_may_leave_no_scan_without_a_candidate_that_validates() -> None:
+    many = candidates_of(*[(series, x, 1, 1, False) for series in "1234" for x in range(12)])
+    stride = SPLIT.model_copy(update={"strategy": "candidate_stride", "val_stride": 10})
+    tables = merge_annotations(SCANS, labels_of(pd.concat([ONE_EACH, many]), NODULES), merge=MERGE, split=stride)
+    assert set(tables.scans["split"]) == {"val"}
+    counts = {name: tables.facts["splits"][name]["candidates"] for name in ("train", "val")}
+    assert counts["val"] == -(-len(tables.candidates) // 10)
+    assert counts["train"] == len(tables.candidates) - counts["val"]
+
+
 def test_candidate_stride_validates_every_nth_candidate_and_says_that_scans_leak(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+_SILENT_FOR = timedelta(minutes=5)  # a process that is silent for longer is taken for dead
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -42,7 +45,7 @@ class World:
 
     def wrapped(self, model: nn.Module) -> nn.Module:
         """`model`, its gradients averaged over the processes after each backward pass."""
-        return model if self.size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+        return model if self.size == 1 else DistributedDataParallel(model)
 
     def share_input_statistics(self, model: nn.Module) -> None:
         """Let the network's input layer, a batch normalisation, see the whole batch: in place, its weights kept."""
@@ -86,7 +89,8 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=_SILENT_FOR)
     try:
         yield World(distributed.get_rank(), distributed.get_world_size()), device
     finally:

@@ -2,16 +2,14 @@ import csv
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from conftest import ROOT
 from test_training import model_of
-from tiny import make_tiny, outputs, results
+from tiny import make_tiny, outputs
 
 from lunaops.distributed import ALONE, World, join_world, share_of
 
@@ -56,20 +54,14 @@ def test_the_shared_input_layer_normalises_and_learns_as_torchs_own(monkeypatch:
     torch.testing.assert_close(shared.eval()(hu)[0], own.eval()(hu)[0], rtol=1e-4, atol=1e-4)
 
 
-def launch(paths: dict[str, Path], cache: Path, *, ranks: int, restarts: int = 0) -> "subprocess.Popen[str]":
+def launch(paths: dict[str, Path], cache: Path, *, ranks: int) -> "subprocess.Popen[str]":
     options = [text for name, path in paths.items() for text in (f"--{name.replace('_', '-')}", str(path))]
     environment = os.environ | {
         "LUNAOPS_CACHE_DIR": str(cache),
         "MLFLOW_TRACKING_URI": "off",
         "OMP_NUM_THREADS": "1",
     }
-    torchrun = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={ranks}",
-        f"--max-restarts={restarts}",
-    ]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return subprocess.Popen(
         [sys.executable, *torchrun, "-m", "stages.train", *options],
         cwd=ROOT,
@@ -102,18 +94,3 @@ def test_two_ranks_compute_what_one_does_also_with_an_odd_last_batch(tmp_path: P
         for name, value in first.items():
             is_counted = name.startswith(("train/num", "val/num", "train/correct", "val/correct", "epoch", "samples"))
             assert second[name] == pytest.approx(value, abs=0 if is_counted else 1e-5, nan_ok=True), name
-
-
-@pytest.mark.slow
-def test_a_rank_killed_half_way_is_started_again_and_the_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    paths = make_tiny(tmp_path, epochs=8)
-    finish(launch(paths | outputs(tmp_path / "whole"), tmp_path / "crops", ranks=2))
-    process = launch(paths, tmp_path / "crops", ranks=2, restarts=2)
-    while not (paths["models"] / "last" / "model.json").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    workers = [child for child in psutil.Process(process.pid).children() if "stages.train" in " ".join(child.cmdline())]
-    assert len(workers) == 2
-    workers[1].kill()
-    finish(process)
-    assert results(tmp_path / "run") == results(tmp_path / "whole")

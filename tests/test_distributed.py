@@ -84,11 +84,12 @@ def numbers(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.slow
 def test_two_ranks_compute_what_one_does_also_with_an_odd_last_batch(tmp_path: Path) -> None:
-    paths = make_tiny(tmp_path, samples_per_epoch=21, optimizer="sgd")  # batches of 8, 8, 5; of validation 8, 1
+    # Batches of 8, 8, 5, of validation 8, 1; a rate so low that no two scores lie within the tolerance and swap.
+    paths = make_tiny(tmp_path, samples_per_epoch=21, optimizer="sgd", learning_rate=0.001, epochs=2)
     for ranks in (1, 2):
         finish(launch(paths | outputs(tmp_path / f"{ranks}"), tmp_path / "crops", ranks=ranks))
     one, two = numbers(tmp_path / "1"), numbers(tmp_path / "2")
-    assert len(one) == len(two) == 3
+    assert len(one) == len(two) == 2
     for first, second in zip(one, two, strict=True):
         assert first["train/num_pos"] + first["train/num_neg"] == 21
         for name, value in first.items():

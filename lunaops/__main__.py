@@ -84,7 +84,8 @@ def metrics(reports: Annotated[Path, typer.Option(help="The folder of metrics.js
         raise InputError(f"{path}: no such file; run `dvc repro`")
     for split, numbers in json.loads(path.read_text()).items():
         for name, value in numbers.items():
-            typer.echo(f"{split}  {name:24s} {'undefined' if value is None else f'{value:10.4g}'}")
+            said = "undefined" if value is None else value if isinstance(value, str) else f"{value:10.4g}"
+            typer.echo(f"{split}  {name:26s} {said}")
 
 
 @app.command()

@@ -1,9 +1,10 @@
-"""How far a FROC would differ had other scans been drawn: a bootstrap over scans."""
+"""How far a result would differ had other scans been drawn: bootstraps over scans."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from lunaops.froc import Events
@@ -65,25 +66,45 @@ def sensitivity_of_draws(
     Exact: false positives between two neighbouring hits lie on a level part of the curve, so their number in each
     scan is all that a draw needs. Memory: 32 bytes x scans x nodules found, and as much for the draws at once.
     """
-    hits, false_alarms = _counts_between_hits(events)
     num_scans, rates = len(events.nodules_per_scan), np.asarray(fps_per_scan, dtype=np.float64)
-    result = np.empty((num_draws, len(rates)))
-    for first in range(0, num_draws, DRAWS_AT_ONCE):
-        draws = range(first, min(first + DRAWS_AT_ONCE, num_draws))
-        weight = np.stack([_times_drawn(num_scans, seed, draw) for draw in draws])
-        num_nodules = weight @ events.nodules_per_scan
-        found, wrong = (np.cumsum(weight @ counts, axis=1) for counts in (hits, false_alarms))
-        for place, draw in enumerate(draws):
-            if num_nodules[place]:
-                result[draw] = np.interp(rates, wrong[place] / num_scans, found[place] / num_nodules[place])
-            else:
-                result[draw] = np.nan
+    result = np.full((num_draws, len(rates)), np.nan)
+    for drawn in _draws(events.scan, events.score, events.is_hit, num_scans, num_draws=num_draws, seed=seed):
+        num_nodules = drawn.weight @ events.nodules_per_scan
+        for place in np.flatnonzero(num_nodules):
+            rate, sensitivity = drawn.false_alarms[place] / num_scans, drawn.hits[place] / num_nodules[place]
+            result[drawn.first + place] = np.interp(rates, rate, sensitivity)
     return result
+
+
+def ranking_of_draws(
+    predictions: pd.DataFrame, series_uids: Sequence[str], *, num_draws: int, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Ranking of the candidates in each draw of scans: roc_auc and average_precision, each (num_draws,).
+
+    Columns series_uid, is_nodule, score; all series of the candidates must be listed, each once. The draws are those
+    of `sensitivity_of_draws`. A draw without nodules has neither number, one without other candidates no ROC AUC:
+    NaN. Exact, as there: only how many others lie between two neighbouring nodules' scores matters.
+    """
+    order = np.argsort(predictions["score"].to_numpy(np.float64), kind="stable")[::-1]
+    scan = pd.Index(series_uids).get_indexer(pd.Index(predictions["series_uid"]))[order]
+    assert (scan >= 0).all(), "a candidate's scan is not listed"
+    score, label = (predictions[name].to_numpy()[order] for name in ("score", "is_nodule"))
+    areas = np.full((2, num_draws), np.nan)
+    for drawn in _draws(scan, score, label.astype(bool), len(series_uids), num_draws=num_draws, seed=seed):
+        hits, wrong = drawn.hits, drawn.false_alarms
+        num_pos, num_neg = hits[:, -1], wrong[:, -1]
+        precision = np.divide(hits, hits + wrong, out=np.zeros_like(hits), where=hits > 0)
+        gained = (np.diff(hits, axis=1) * precision[:, 1:]).sum(axis=1)
+        under = np.trapezoid(hits, wrong, axis=1)
+        here = areas[:, drawn.first : drawn.first + len(hits)]
+        np.divide(under, num_pos * num_neg, out=here[0], where=num_pos * num_neg > 0)
+        np.divide(gained, num_pos, out=here[1], where=num_pos > 0)
+    return {"roc_auc": areas[0], "average_precision": areas[1]}
 
 
 def interval(draws: NDArray[np.float64]) -> Interval:
     """The interval over the first axis; draws with a NaN are left out, and without any other all is NaN."""
-    known = draws[~np.isnan(draws).reshape(len(draws), -1).any(axis=1)]
+    known = draws[~np.isnan(draws).any(axis=tuple(range(1, draws.ndim)))]
     if not len(known):
         return Interval(*np.full((3, *draws.shape[1:]), np.nan))
     return Interval(known.mean(axis=0), *np.percentile(known, PERCENT, axis=0))
@@ -94,17 +115,48 @@ def _times_drawn(num_scans: int, seed: int, draw: int) -> NDArray[np.float64]:
     return np.bincount(scans, minlength=num_scans).astype(np.float64)
 
 
-def _counts_between_hits(events: Events) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """Draws made at once, from the `first` on: how often each scan is in each (draws, scans); their curves' counts.
+
+    `hits` and `false_alarms` (draws, steps) rise from zero to all of the draw.
+    """
+
+    first: int
+    weight: NDArray[np.float64]
+    hits: NDArray[np.float64]
+    false_alarms: NDArray[np.float64]
+
+
+def _draws(
+    scan: NDArray[np.int64],
+    falling_score: NDArray[np.float64],
+    is_hit: NDArray[np.bool_],
+    num_scans: int,
+    *,
+    num_draws: int,
+    seed: int,
+) -> Iterator[_Drawn]:
+    counts = _counts_between_hits(scan, falling_score, is_hit, num_scans)
+    for first in range(0, num_draws, DRAWS_AT_ONCE):
+        draws = range(first, min(first + DRAWS_AT_ONCE, num_draws))
+        weight = np.stack([_times_drawn(num_scans, seed, draw) for draw in draws])
+        yield _Drawn(first, weight, *(np.cumsum(weight @ count, axis=1) for count in counts))
+
+
+def _counts_between_hits(
+    scan: NDArray[np.int64], falling_score: NDArray[np.float64], is_hit: NDArray[np.bool_], num_scans: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Hits and false positives (scans, steps) in each step of the curve: level, rising, level, ... from the top.
 
     A rising step is a run of equal scores that holds a hit. The first column is zero: no mark at all.
     """
-    ends = ends_of_ties(events.score)
-    run = np.searchsorted(ends, np.arange(len(events.score)))
-    rises = np.bincount(run[events.is_hit], minlength=len(ends)) > 0
+    ends = ends_of_ties(falling_score)
+    run = np.searchsorted(ends, np.arange(len(falling_score)))
+    rises = np.bincount(run[is_hit], minlength=len(ends)) > 0
     step = (1 + 2 * np.cumsum(rises) - rises)[run]
-    shape = len(events.nodules_per_scan), 2 * int(rises.sum()) + 2
-    place = events.scan * shape[1] + step
-    counts = [np.bincount(place[kind], minlength=shape[0] * shape[1]) for kind in (events.is_hit, ~events.is_hit)]
+    shape = num_scans, 2 * int(rises.sum()) + 2
+    place = scan * shape[1] + step
+    counts = [np.bincount(place[kind], minlength=shape[0] * shape[1]) for kind in (is_hit, ~is_hit)]
     hits, false_alarms = (count.reshape(shape).astype(np.float64) for count in counts)
     return hits, false_alarms

@@ -132,18 +132,36 @@ def confusion_figure(metrics: Mapping[str, float], *, threshold: float) -> Figur
 
 @styled
 def bands_figure(bands: pd.DataFrame, *, threshold: float) -> Figure:
-    """Sensitivity of each diameter band of `sensitivity_by_diameter`, with its counts."""
+    """Sensitivity of each diameter band of `sensitivity_by_diameter`, with its counts and 95 % interval."""
     title = f"Nodules found at threshold {threshold:g}, by diameter"
     figure, axes = _chart(title, "diameter [mm]", "sensitivity", (7.0, 4.4))
     places = range(len(bands))
     axes.bar(places, np.ones(len(bands)), color="#EEEEEE", width=0.8)
     axes.bar(places, bands["sensitivity"].fillna(0.0), color=BLUE, width=0.8)
+    _whiskers(axes, np.array(places), *(bands[name] for name in ("sensitivity", "sensitivity_lo", "sensitivity_hi")))
     for place, band in zip(places, bands.itertuples(), strict=True):
         axes.text(place, 1.02, f"{band.found} / {band.nodules}", ha="center", va="bottom")
     axes.set_xticks(places, [f"{band.low_mm:g} – {band.high_mm:g}" for band in bands.itertuples()])
     axes.set_ylim(0, 1.12)
     axes.set_yticks(np.arange(0, 1.1, 0.2))
     axes.grid(False, axis="x")
+    return figure
+
+
+@styled
+def reliability_figure(curve: pd.DataFrame, *, ece: float) -> Figure:
+    """The share of nodules over the mean score of each bin of `reliability`, with its 95 % interval and count."""
+    title = f"Reliability: calibration error {_number(ece)}"
+    figure, axes = _chart(title, "mean score", "share of nodules", (5.4, 5.4))
+    filled = curve[curve["candidates"] > 0]
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="calibrated")
+    axes.plot(filled["mean_score"], filled["share"], "o-", color=BLUE, linewidth=2)
+    _whiskers(axes, filled["mean_score"], filled["share"], filled["share_lo"], filled["share_hi"])
+    for x, y, count in zip(filled["mean_score"], filled["share_hi"], filled["candidates"], strict=True):
+        axes.annotate(f"{count:,}", (x, y), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+    axes.legend(loc="lower right", frameon=False)
+    _square(axes)
+    axes.set_ylim(-0.01, 1.08)
     return figure
 
 
@@ -196,6 +214,12 @@ def histogram_figure(is_nodule: ArrayLike, scores: ArrayLike, *, threshold: floa
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.legend(frameon=False)
     return figure
+
+
+def _whiskers(axes: Axes, x: ArrayLike, middle: pd.Series, low: pd.Series, high: pd.Series) -> None:
+    """Lines from the lower to the upper end of an interval; none where it is NaN."""
+    ends = np.array([middle - low, high - middle]).clip(min=0)  # at a share of 0 or 1 one is 0, but for rounding
+    axes.errorbar(x, middle, yerr=ends, fmt="none", ecolor="#444444", elinewidth=1, capsize=3)
 
 
 def _share_bars(axes: Axes, name: str, part: pd.Series, whole: pd.Series) -> None:

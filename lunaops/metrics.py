@@ -1,6 +1,6 @@
 """Per-class numbers of a classification: arrays in, numbers out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from lunaops.ranking import counts_at_thresholds
 
 NAN = float("nan")
+Z_95 = 1.959963984540054  # standard deviations of a normal distribution to either side that hold 95 % of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,39 @@ def classification_metrics(
     }
 
 
+def metrics_of_others(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Precision, recall and F1 of the other class, those that are no nodules, and specificity, which is its recall.
+
+    `metrics` are those of `classification_metrics`. NaN where undefined: as there, with the classes changed over.
+    """
+    right, num_other = metrics["num_correct_neg"], int(metrics["num_neg"])
+    called_other = int(right + metrics["num_pos"] - metrics["num_correct_pos"])
+    recall = _ratio(right, num_other)
+    return {
+        "specificity": recall,
+        "other/precision": _ratio(right, called_other),
+        "other/recall": recall,
+        "other/f1_score": _ratio(2 * right, called_other + num_other),
+    }
+
+
+def average_precision(is_nodule: ArrayLike, scores: ArrayLike) -> float:
+    """Precision at each threshold, weighted with the recall gained there; NaN without nodules or with a NaN score."""
+    _, *ranked = counts_at_thresholds(*_arrays(is_nodule, scores))
+    return _average_precision(*ranked)
+
+
+def wilson_interval(part: ArrayLike, whole: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The ends of the 95 % interval of each share `part` of `whole` (Wilson 1927); NaN where the whole is 0."""
+    size = np.asarray(whole, dtype=np.float64)
+    size = np.where(size > 0, size, NAN)
+    share = np.asarray(part, dtype=np.float64) / size
+    middle = share + Z_95**2 / (2 * size)
+    half = Z_95 * np.sqrt(share * (1 - share) / size + Z_95**2 / (4 * size**2))
+    low, high = ((middle + side * half) / (1 + Z_95**2 / size) for side in (-1, 1))
+    return np.where(share == 0, 0.0, low), np.where(share == 1, 1.0, high)  # what they are but for rounding
+
+
 def roc(is_nodule: ArrayLike, scores: ArrayLike) -> RocCurve:
     """The ROC curve with all its points; empty unless both classes are present and every score is a number."""
     threshold, hits, false_alarms = counts_at_thresholds(*_arrays(is_nodule, scores))
@@ -96,8 +130,8 @@ def sensitivity_by_diameter(
 
     `nodules` needs nodule_id and diameter_mm, `predictions` nodule_id and score. A nodule is found if any of its
     candidates scores at or above the threshold; one without candidates is not found and still counts. One row a
-    band: low_mm, high_mm, nodules, found, sensitivity (NaN in an empty band). A nodule outside all bands is in
-    none.
+    band: low_mm, high_mm, nodules, found, sensitivity, sensitivity_lo, sensitivity_hi: its 95 % interval (Wilson); NaN
+    in an empty band. A nodule outside all bands is in none.
     """
     called = predictions.loc[predictions["score"] >= threshold, "nodule_id"]
     is_found = nodules["nodule_id"].isin(called).to_numpy()
@@ -107,7 +141,9 @@ def sensitivity_by_diameter(
         inside = (low <= diameter) & (diameter < high)
         num_nodules, num_found = int(inside.sum()), int((inside & is_found).sum())
         rows.append((float(low), float(high), num_nodules, num_found, _ratio(num_found, num_nodules)))
-    return pd.DataFrame(rows, columns=["low_mm", "high_mm", "nodules", "found", "sensitivity"])
+    bands = pd.DataFrame(rows, columns=["low_mm", "high_mm", "nodules", "found", "sensitivity"])
+    low_end, high_end = wilson_interval(bands["found"], bands["nodules"])
+    return bands.assign(sensitivity_lo=low_end, sensitivity_hi=high_end)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

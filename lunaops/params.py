@@ -23,6 +23,7 @@ from lunaops.errors import InputError
 Part = Annotated[str, Field(pattern=r"^(labels|subset[0-9])$")]
 Subset = Annotated[str, Field(pattern=r"^subset[0-9]$")]
 Split = Literal["train", "val", "test"]
+Fold = Annotated[int, Field(ge=0, le=9)]
 Hu = Annotated[int, Field(ge=-32768, le=32767)]
 CropSide = Annotated[int, Field(ge=16)]  # the network halves it four times
 PixelSpacing = Annotated[float, Field(ge=0.3, le=2)]  # mm; these three: what fits the phantom
@@ -104,7 +105,8 @@ class SplitParams(_Section):
     strategy: Literal["subset", "k_fold", "series_hash", "candidate_stride"]
     val: Annotated[tuple[Subset, ...], Field(strict=False)]
     test: Annotated[tuple[Subset, ...], Field(strict=False)]
-    fold: Annotated[int, Field(ge=0, le=9)]
+    fold: Fold
+    folds: Annotated[tuple[Fold, ...], Field(strict=False, min_length=1)]
     seed: NonNegativeInt
     val_share: Annotated[float, Field(gt=0, lt=1)]
     test_share: Annotated[float, Field(ge=0, lt=1)]
@@ -117,6 +119,8 @@ class SplitParams(_Section):
             raise ValueError(f"val and test both name {', '.join(both)}; a subset is in one split only")
         if self.strategy == "subset" and not self.val:
             raise ValueError("val must name a subset where strategy is 'subset': each epoch is validated on it")
+        if len(set(self.folds)) < len(self.folds):
+            raise ValueError(f"folds names a fold twice, got {list(self.folds)}")
         if self.val_share + self.test_share >= 1:
             raise ValueError(f"val_share {self.val_share:g} and test_share {self.test_share:g} leave nothing to train")
         return self
@@ -206,7 +210,13 @@ class EvaluateParams(_Section):
     """How predictions become numbers."""
 
     split: Split
+    threshold_rule: Literal["fixed", "best_f1", "sensitivity", "fps_per_scan"]
     threshold: Probability
+    min_sensitivity: Annotated[float, Field(gt=0, le=1)]
+    max_fps_per_scan: NonNegativeFloat
+    calibrate: bool
+    calibration_bins: Annotated[int, Field(ge=2, le=1000)]
+    compare_with: Annotated[str, Field(min_length=1)] | None
     fps_per_scan: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
     max_marks_per_scan: PositiveInt | None
     unknown_diameter_mm: PositiveFloat

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,22 @@ Pictures = dict[int, dict[str, NDArray[np.int16]]]  # candidate_id -> plane's na
 
 
 def write_metrics(evaluation: Evaluation, path: Path) -> None:
-    """Write JSON for `dvc metrics`, split -> metric -> number with six decimals, null where undefined."""
-    numbers = {name: None if math.isnan(value) else round(value, 6) for name, value in evaluation.metrics.items()}
+    """Write JSON for `dvc metrics`: split -> metric -> number with six decimals, null where undefined.
+
+    threshold_rule, which says how the threshold came about, is the one text among them.
+    """
+    numbers: dict[str, float | str | None] = {"threshold_rule": evaluation.params.threshold_rule}
+    for name, value in evaluation.metrics.items():
+        numbers[name] = None if math.isnan(value) else round(value, 6)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({evaluation.params.split: numbers}, indent=1) + "\n", encoding="utf-8")
 
 
 def write_tables(evaluation: Evaluation, folder: Path) -> None:
-    """Write the CSVs that `dvc plots` draws: the curves by their corners, the bands, actual and predicted class."""
+    """Write the CSVs that `dvc plots` draws and people sort.
+
+    The curves by their corners, bands, subsets and scans, actual and predicted class, the comparison if there is one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in _tables(evaluation).items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
@@ -55,7 +64,7 @@ def gallery_figures(evaluation: Evaluation, pictures: Pictures, scans: pd.DataFr
     def crop_of(row: Any) -> scan_figures.GalleryCrop:
         return scan_figures.GalleryCrop(pictures[row.candidate_id], grids[row.series_uid], _caption(row))
 
-    for name, (said, rows) in _kinds(evaluation.predictions, evaluation.params.threshold).items():
+    for name, (said, rows) in _kinds(evaluation.predictions, evaluation.threshold).items():
         shown = rows[rows["candidate_id"].isin(list(pictures))].head(evaluation.params.gallery)
         crops = [crop_of(row) for row in shown.itertuples()]
         yield name, scan_figures.gallery_figure(crops, title=f"{said}: {len(crops)} of {len(rows)}")
@@ -78,9 +87,9 @@ def read_gallery(path: Path) -> Pictures:
 def _tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
     curve, pr, result = evaluation.roc, evaluation.precision_recall, evaluation.froc
     names = np.array(["other", "nodule"])
-    called = evaluation.predictions["score"] >= evaluation.params.threshold
-    bands = evaluation.bands
-    return {
+    called = evaluation.predictions["score"] >= evaluation.threshold
+    bands, comparison = evaluation.bands, evaluation.comparison
+    tables = {
         "roc": _curve_table(
             false_positive_rate=curve.false_positive_rate,
             true_positive_rate=curve.true_positive_rate,
@@ -97,7 +106,14 @@ def _tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
                 "predicted": names[called.to_numpy(dtype=int)],
             }
         ),
+        "reliability": evaluation.reliability,
+        "scans": evaluation.scans,
+        "subsets": evaluation.subsets,
     }
+    if comparison is not None:
+        differences = {"cpm": comparison.cpm, "average_precision": comparison.average_precision}
+        tables["comparison"] = pd.DataFrame([{"metric": name, **asdict(of)} for name, of in differences.items()])
+    return tables
 
 
 def _curve_table(threshold: NDArray[np.float64], **xy: NDArray[np.float64]) -> pd.DataFrame:
@@ -109,7 +125,7 @@ def _curve_table(threshold: NDArray[np.float64], **xy: NDArray[np.float64]) -> p
 
 
 def _charts(evaluation: Evaluation) -> Iterator[tuple[str, "Figure"]]:
-    numbers, threshold = evaluation.metrics, evaluation.params.threshold
+    numbers, threshold = evaluation.metrics, evaluation.threshold
     label, score = evaluation.predictions["is_nodule"], evaluation.predictions["score"]
     yield "roc", figures.roc_figure(evaluation.roc, roc_auc=numbers["roc_auc"])
     yield (
@@ -122,6 +138,7 @@ def _charts(evaluation: Evaluation) -> Iterator[tuple[str, "Figure"]]:
     )
     yield "froc", figures.froc_figure(evaluation.froc, evaluation.intervals)
     yield "diameter_bands", figures.bands_figure(evaluation.bands, threshold=threshold)
+    yield "reliability", figures.reliability_figure(evaluation.reliability, ece=numbers["ece"])
     yield "confusion", figures.confusion_figure(numbers, threshold=threshold)
     yield "scores", figures.histogram_figure(label, score, threshold=threshold)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lunaops.errors import InputError
 from lunaops.tracking_mlflow import MlflowRun, Status
 from lunaops.tracking_names import Kind, provenance_tags, run_name
+from lunaops.tracking_runs import fetch_artifact_of
 from lunaops.tracking_tensorboard import Boards
 
 if TYPE_CHECKING:
@@ -188,6 +189,11 @@ def read_link(path: Path) -> RunLink:
         return RunLink(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: not a link to a training run ({error}); run the train stage again") from error
+
+
+def fetch_artifact(run_id: str, name: str, into: Path) -> Path:
+    """Fetch a file that an MLflow run, or else the latest run below it, logged; raises InputError if there is none."""
+    return fetch_artifact_of(run_id, name, into, folder=_kept_folder())
 
 
 def _kept_folder() -> Path:

@@ -14,7 +14,11 @@ _NOT_IN_THE_NAME = {  # sections whose changes cannot have changed the result of
     "evaluate": ("fetch", "phantom", "merge", "split", "crop", "model", "train", "augment"),
 }
 _NAMED_CHANGES = 3
-_OF_A_MACHINE = ("fetch.directory", "fetch.labels_directory")  # a path says nothing to whoever compares
+_OF_A_MACHINE = (
+    "fetch.directory",
+    "fetch.labels_directory",
+    "evaluate.compare_with",
+)  # a path says nothing to whoever compares
 
 
 def run_name(kind: Kind, params: Mapping[str, Any], *, parent: str | None) -> str:

@@ -3,8 +3,9 @@
 import logging
 from pathlib import Path
 
+from lunaops.baseline import read_baseline
 from lunaops.command import run
-from lunaops.evaluation import evaluate, headline, tracked_metrics
+from lunaops.evaluation import evaluate, told, tracked_metrics
 from lunaops.params import read_params
 from lunaops.provenance import content_digest
 from lunaops.report import read_gallery, write_metrics, write_pictures, write_tables
@@ -31,7 +32,8 @@ def main(
     inputs = {"predictions": predictions, "nodules": nodules, "excluded": excluded, "scans": scans}
     tables = {name: read_table(path) for name, path in inputs.items()}
     pictures, parent = read_gallery(gallery), read_link(training_run)
-    evaluation = evaluate(**tables, params=params.evaluate)
+    baseline = read_baseline(params.evaluate.compare_with)
+    evaluation = evaluate(**tables, params=params.evaluate, baseline=baseline)
     write_metrics(evaluation, metrics)
     write_tables(evaluation, plots)
     write_pictures(evaluation, pictures, tables["scans"], plots)
@@ -45,8 +47,10 @@ def main(
         )
         tracker.log_metrics(tracked_metrics(evaluation), step=0)
         tracker.log_artifact(metrics)
+        tracker.log_artifact(predictions)
         tracker.log_artifacts(plots, "plots")
-    logging.getLogger(__name__).info("%s", headline(evaluation))
+    for line in told(evaluation):
+        logging.getLogger(__name__).info("%s", line)
 
 
 if __name__ == "__main__":

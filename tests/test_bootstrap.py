@@ -1,13 +1,15 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from luna16_rules import RATES, bootstrap, findings_of_scans, marks_of_scans, table
 
 from lunaops import bootstrap as ours
-from lunaops.bootstrap import froc_intervals, interval, sensitivity_of_draws
+from lunaops.bootstrap import froc_intervals, interval, ranking_of_draws, sensitivity_of_draws
 from lunaops.froc import froc, match
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -83,3 +85,47 @@ def test_the_intervals_hold_the_result_and_the_cpms_is_that_of_the_means():
 
 def test_no_draws_no_intervals():
     assert froc_intervals(events([], []), fps_per_scan=RATES, num_draws=0, seed=0) is None
+
+
+candidates_of_scans = st.lists(
+    st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(0, 6).map(lambda k: k / 6)), max_size=30
+)
+
+
+def ranked(rows, series, **draws):
+    return ranking_of_draws(pd.DataFrame(rows, columns=["series_uid", "is_nodule", "score"]), series, **draws)
+
+
+@settings(max_examples=60)
+@given(candidates_of_scans, st.integers(0, 2**40))
+def test_the_ranking_of_a_draw_is_scikit_learns_with_scans_weighted(rows, seed):
+    series = ["a", "b", "c", "empty"]
+    found = ranked(rows, series, num_draws=5, seed=seed)
+    label, score = np.array([row[1] for row in rows], bool), np.array([row[2] for row in rows])
+    for draw in range(5):
+        drawn = np.random.default_rng([seed, draw]).integers(4, size=4)
+        weight = np.array([(drawn == series.index(row[0])).sum() for row in rows])
+        used = weight > 0
+        has = [used.any() and (label[used] == kind).any() for kind in (True, False)]
+        if has[0]:
+            expected = reference.average_precision_score(label[used], score[used], sample_weight=weight[used])
+            assert found["average_precision"][draw] == pytest.approx(expected)
+        else:
+            assert np.isnan(found["average_precision"][draw])
+        if all(has):
+            expected = reference.roc_auc_score(label[used], score[used], sample_weight=weight[used])
+            assert found["roc_auc"][draw] == pytest.approx(expected)
+        else:
+            assert np.isnan(found["roc_auc"][draw])
+
+
+def test_where_all_scores_are_equal_the_area_of_every_draw_is_one_half():
+    rows = [(scan, k == 0, 0.5) for scan in "abc" for k in range(3)]
+    found = ranked(rows, list("abc"), num_draws=20, seed=1)
+    assert set(found["roc_auc"]) == {0.5} and found["average_precision"] == pytest.approx(np.full(20, 1 / 3))
+
+
+def test_the_ranking_of_one_scan_is_the_same_in_every_draw():
+    rows = [("a", True, 0.9), ("a", False, 0.8), ("a", True, 0.7)]
+    found = ranked(rows, ["a"], num_draws=3, seed=0)
+    assert found["roc_auc"].tolist() == [0.5] * 3 and found["average_precision"] == pytest.approx([5 / 6] * 3)

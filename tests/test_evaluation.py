@@ -8,13 +8,19 @@ import pytest
 from PIL import Image
 
 from lunaops.errors import InputError
-from lunaops.evaluation import evaluate, headline, tracked_metrics
+from lunaops.evaluation import evaluate, headline, told, tracked_metrics
 from lunaops.params import EvaluateParams
 from lunaops.report import gallery_figures, read_gallery, write_metrics, write_pictures, write_tables
 
 PARAMS = {
     "split": "test",
+    "threshold_rule": "fixed",
     "threshold": 0.5,
+    "min_sensitivity": 0.9,
+    "max_fps_per_scan": 1.0,
+    "calibrate": False,
+    "calibration_bins": 10,
+    "compare_with": None,
     "fps_per_scan": (0.125, 0.25, 1.0),
     "max_marks_per_scan": None,
     "unknown_diameter_mm": 10.0,
@@ -150,7 +156,48 @@ def test_the_intervals_of_the_challenges_numbers_are_metrics_and_may_be_left_out
     assert without.intervals is None and set(metrics) - set(without.metrics) == {
         *("cpm_lo", "cpm_hi", "sensitivity_lo/0.125", "sensitivity_hi/0.125", "sensitivity_lo/0.25"),
         *("sensitivity_hi/0.25", "sensitivity_lo/1", "sensitivity_hi/1"),
+        *("roc_auc_lo", "roc_auc_hi", "average_precision_lo", "average_precision_hi"),
     }
+
+
+def test_calibration_moves_scores_losses_and_thresholds_but_no_rank():
+    frames = tables()
+    val = frames["predictions"].iloc[[6, 6, 6]].assign(candidate_id=[16, 17, 18], score=[0.6, 0.7, 0.2])
+    val = val.assign(is_nodule=[True, False, False], nodule_id=[3, -1, -1])
+    predictions = pd.concat([frames["predictions"][:6], val])
+    plain, calibrated = (evaluated({"predictions": predictions}, calibrate=on) for on in (False, True))
+    same = [name for name in plain.metrics if name.startswith(("cpm", "sens", "froc/", "roc_auc", "average", "num_s"))]
+    assert [calibrated.metrics[name] for name in same] == [plain.metrics[name] for name in same]
+    assert calibrated.metrics["temperature"] == calibrated.point.temperature > 1
+    for name in ("ece", "brier_score"):
+        assert calibrated.metrics[f"uncalibrated/{name}"] == plain.metrics[name] != calibrated.metrics[name]
+    scores = calibrated.predictions["score"]
+    assert set(calibrated.froc.threshold[1:]) <= set(scores) and np.isinf(calibrated.froc.threshold[0])
+    loss = -np.log(np.where(calibrated.predictions["is_nodule"], scores, 1 - scores))
+    np.testing.assert_allclose(calibrated.predictions["loss"], loss)
+    assert len(told(calibrated)) == 2 and "calibrated: temperature" in told(calibrated)[1]
+
+
+def test_a_rules_threshold_is_that_of_val_in_every_table(tmp_path):
+    evaluation = evaluated(threshold_rule="best_f1")
+    assert evaluation.threshold == evaluation.metrics["threshold"] == 0.4
+    write_tables(evaluation, tmp_path)
+    assert pd.read_csv(tmp_path / "confusion.csv")["predicted"].eq("nodule").sum() == 4
+    scans_csv = pd.read_csv(tmp_path / "scans.csv")
+    assert scans_csv["found"].sum() == 1 and scans_csv["false_positives"].sum() == 1
+    assert evaluation.metrics["at_threshold/sensitivity"] == pytest.approx(1 / 3)
+    assert evaluation.metrics["at_threshold/fps_per_scan"] == 0.25
+    assert pd.read_csv(tmp_path / "subsets.csv")["nodules"].tolist() == [3]
+    assert pd.read_csv(tmp_path / "reliability.csv")["candidates"].sum() == 6
+
+
+def test_a_baseline_is_compared_with_told_and_written(tmp_path):
+    evaluation = evaluated({"baseline": tables()["predictions"].assign(score=0.5)})
+    assert evaluation.metrics["versus/cpm"] == evaluation.comparison.cpm.difference
+    assert told(evaluation)[1] == evaluation.comparison.sentence
+    write_tables(evaluation, tmp_path)
+    assert pd.read_csv(tmp_path / "comparison.csv")["metric"].tolist() == ["cpm", "average_precision"]
+    assert evaluated().comparison is None and len(told(evaluated())) == 1
 
 
 def test_the_headline_says_cpm_and_counts():
@@ -169,7 +216,8 @@ def test_the_metrics_file_holds_rounded_numbers_and_null(tmp_path):
     text = (tmp_path / "reports" / "metrics.json").read_text()
     numbers = json.loads(text, parse_constant=pytest.fail)["test"]
     assert numbers["cpm"] is None and numbers["correct/pos"] == 66.666667
-    assert list(numbers)[:2] == ["cpm", "sensitivity_at/0.125"]
+    assert list(numbers)[:3] == ["threshold_rule", "cpm", "sensitivity_at/0.125"]
+    assert numbers["threshold_rule"] == "fixed"
 
 
 def test_the_tables_hold_what_dvc_plots(tmp_path):
@@ -210,7 +258,7 @@ def test_the_pictures_are_written_also_where_a_gallery_lacks_crops(tmp_path):
     write_pictures(evaluated(), read_gallery(tmp_path / "gallery.npz"), tables()["scans"], tmp_path / "plots")
     names = {path.stem for path in (tmp_path / "plots").glob("*.png")}
     assert names == {
-        *("roc", "precision_recall", "froc", "diameter_bands", "confusion", "scores"),
+        *("roc", "precision_recall", "froc", "diameter_bands", "confusion", "scores", "reliability"),
         *("false_positives", "false_negatives", "true_positives"),
     }
     for path in (tmp_path / "plots").glob("*.png"):

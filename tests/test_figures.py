@@ -3,14 +3,17 @@ import math
 import matplotlib
 import numpy as np
 import pandas as pd
+import pytest
 
 from lunaops import figures
 from lunaops.bootstrap import FrocIntervals, Interval
+from lunaops.calibration import reliability
 from lunaops.cohort import count_splits, diameters_of_splits
 from lunaops.froc import Froc
 from lunaops.metrics import classification_metrics, precision_recall, roc
 
 IS_NODULE, SCORES = [False, False, True, True], [0.1, 0.6, 0.4, 0.9]
+BANDS = ["low_mm", "high_mm", "nodules", "found", "sensitivity", "sensitivity_lo", "sensitivity_hi"]
 
 
 def a_froc(**changes):
@@ -84,7 +87,7 @@ def test_the_froc_has_a_band_between_the_ends_of_its_intervals():
 def test_what_is_undefined_is_drawn_and_called_so(tmp_path):
     nan = math.nan
     metrics = classification_metrics([], [], [], threshold=0.5)
-    bands = pd.DataFrame([(0, 4, 0, 0, nan)], columns=["low_mm", "high_mm", "nodules", "found", "sensitivity"])
+    bands = pd.DataFrame([(0, 4, 0, 0, nan, nan, nan)], columns=BANDS)
     drawn = [
         figures.froc_figure(a_froc(cpm=nan, sensitivity=np.full(2, nan), sensitivity_at={1.0: nan})),
         figures.roc_figure(roc([], []), roc_auc=nan),
@@ -92,6 +95,7 @@ def test_what_is_undefined_is_drawn_and_called_so(tmp_path):
         figures.confusion_figure(metrics, threshold=0.5),
         figures.bands_figure(bands, threshold=0.5),
         figures.histogram_figure([], [], threshold=0.5),
+        figures.reliability_figure(reliability([], [], bins=2), ece=nan),
     ]
     for number, figure in enumerate(drawn):
         figures.write_figure(figure, tmp_path / f"{number}.png")
@@ -120,12 +124,24 @@ def test_the_confusion_matrix_has_the_truth_down_and_the_call_across():
 
 def test_bands_say_how_many_nodules_they_stand_on():
     bands = pd.DataFrame(
-        [(0, 4, 3, 1, 1 / 3), (4, 100, 7, 7, 1.0)],
-        columns=["low_mm", "high_mm", "nodules", "found", "sensitivity"],
+        [(0, 4, 3, 1, 1 / 3, 0.0615, 0.792), (4, 100, 7, 7, 1.0, 0.646, 1.0)],
+        columns=BANDS,
     )
     axes = figures.bands_figure(bands, threshold=0.5).axes[0]
     assert texts(axes) == ["1 / 3", "7 / 7"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0 – 4", "4 – 100"]
+    [whiskers] = axes.containers[2].lines[2]
+    assert [segment[:, 1].tolist() for segment in whiskers.get_segments()] == [
+        pytest.approx([0.0615, 0.792]),
+        pytest.approx([0.646, 1.0]),
+    ]
+
+
+def test_reliability_shows_the_bins_that_hold_candidates():
+    axes = figures.reliability_figure(reliability([0, 1, 1], [0.2, 0.4, 0.9], bins=2), ece=0.2).axes[0]
+    assert axes.get_title() == "Reliability: calibration error 0.200"
+    assert axes.lines[1].get_xydata().tolist() == [[pytest.approx(0.3), 0.5], [0.9, 1.0]]
+    assert texts(axes) == ["2", "1"]
 
 
 def test_the_histogram_counts_each_class():

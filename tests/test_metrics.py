@@ -8,8 +8,17 @@ import pytest
 import sklearn.metrics as reference
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from lunaops.metrics import classification_metrics, precision_recall, roc, sensitivity_by_diameter
+from lunaops.metrics import (
+    average_precision,
+    classification_metrics,
+    metrics_of_others,
+    precision_recall,
+    roc,
+    sensitivity_by_diameter,
+    wilson_interval,
+)
 
 # Four others and two nodules; at 0.5 one false alarm (0.9), one miss (0.3).
 IS_NODULE = [False, False, False, False, True, True]
@@ -162,3 +171,34 @@ def test_a_band_holds_its_lower_end_and_not_its_upper_and_may_be_empty():
     rows, table = bands_of([(0, 4.0), (1, 6.0)], [], [0, 4, 6, 8, 10])
     assert [nodules for _, _, nodules, _ in rows] == [0, 1, 1, 0]
     assert table["sensitivity"].isna().tolist() == [True, False, False, True]
+
+
+@given(labelled_scores)
+def test_the_other_class_has_scikit_learns_numbers(rows):
+    label, score = (np.array(column) for column in zip(*rows, strict=True))
+    others = metrics_of_others(classification_metrics(label, score, score, threshold=0.5))
+    precision, recall, f1_score, _ = (
+        values[0]
+        for values in reference.precision_recall_fscore_support(
+            label, score >= 0.5, labels=[False, True], zero_division=np.nan
+        )
+    )
+    assert others == pytest.approx(
+        {"specificity": recall, "other/precision": precision, "other/recall": recall, "other/f1_score": f1_score},
+        nan_ok=True,
+    )
+
+
+def test_wilsons_interval_is_scipys_and_undefined_of_nothing():
+    low, high = wilson_interval([0, 3, 7, 10], [10, 10, 10, 10])
+    for count, got in zip((0, 3, 7, 10), zip(low, high, strict=True), strict=True):
+        wanted = binomtest(count, 10).proportion_ci(method="wilson")
+        assert got == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+    assert low[0] == 0.0 and high[3] == 1.0
+    assert np.isnan(wilson_interval([0], [0])).all()
+
+
+def test_average_precision_is_that_of_the_metrics():
+    metrics = classification_metrics(IS_NODULE, SCORES, LOSSES, threshold=0.5)
+    assert average_precision(IS_NODULE, SCORES) == metrics["average_precision"]
+    assert math.isnan(average_precision([False], [0.5]))

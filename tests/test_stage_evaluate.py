@@ -146,5 +146,7 @@ def test_its_run_in_mlflow_holds_metrics_and_pictures_without_torch(tmp_path):
     [run] = client.search_runs([client.get_experiment_by_name("lunaops").experiment_id])
     assert run.data.metrics["test/cpm"] == 1.0 and run.data.metrics["test/pr/recall"] == 1.0
     assert run.data.params["evaluate.threshold"] == "0.5"
-    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"metrics.json", "plots"}
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {
+        *("metrics.json", "plots", "predictions.parquet")
+    }
     assert "plots/froc.png" in {item.path for item in client.list_artifacts(run.info.run_id, "plots")}

@@ -1,0 +1,51 @@
+"""The threshold from which on a score is called nodule, chosen by a stated rule."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lunaops.errors import InputError
+from lunaops.froc import Froc
+from lunaops.ranking import counts_at_thresholds
+
+
+def best_f1(is_nodule: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+    """The score at which the candidates' F1 is highest, of several the highest.
+
+    Raises InputError without nodules, as every F1 is 0 then, and where a score is not a number.
+    """
+    threshold, hits, false_alarms = counts_at_thresholds(is_nodule, score)
+    if not hits[-1]:
+        raise InputError(
+            "evaluate.threshold_rule best_f1: no candidate of val is a nodule's, so there is no best F1; "
+            "set evaluate.threshold_rule: fixed"
+        )
+    f1_score = 2 * hits / (hits + false_alarms + hits[-1])
+    return float(threshold[np.argmax(f1_score)])
+
+
+def highest_sensitive(curve: Froc, min_sensitivity: float) -> float:
+    """The highest score at which the curve has at least this sensitivity.
+
+    Raises InputError where no mark reaches it, or without nodules.
+    """
+    enough = curve.sensitivity >= min_sensitivity
+    if not enough.any():
+        raise InputError(
+            f"evaluate.threshold_rule sensitivity: no threshold finds {min_sensitivity:g} of val's nodules, all marks "
+            f"together find {curve.true_positives} of {curve.nodules}; lower evaluate.min_sensitivity"
+        )
+    return float(curve.threshold[np.argmax(enough)])
+
+
+def lowest_within(curve: Froc, max_fps_per_scan: float) -> float:
+    """The lowest score at which the curve has at most so many false positives per scan.
+
+    Raises InputError where even the highest score has more: nothing at all could be called nodule.
+    """
+    allowed = np.flatnonzero(curve.fps_per_scan <= max_fps_per_scan)[-1]
+    if not np.isfinite(curve.threshold[allowed]):
+        raise InputError(
+            f"evaluate.threshold_rule fps_per_scan: on val already the highest score has more than "
+            f"{max_fps_per_scan:g} false positives per scan; raise evaluate.max_fps_per_scan"
+        )
+    return float(curve.threshold[allowed])

@@ -2,11 +2,14 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 INSTALLED := .venv/requirements.lock
 
-.PHONY: repro test unit lint ui tensorboard clean
+.PHONY: repro crossval test unit lint ui tensorboard clean
 
 repro: $(INSTALLED)  ## run the pipeline: what is not up to date, and nothing else
 	dvc repro
 	python -m lunaops metrics
+
+crossval: $(INSTALLED)  ## train and test the folds of split.folds, pool their predictions: crossval/metrics.json
+	python -m lunaops crossval
 
 test: $(INSTALLED) lint  ## everything that CI checks
 	pytest -n 2 --dist loadgroup
@@ -26,7 +29,7 @@ tensorboard: $(INSTALLED)  ## TensorBoard: watch a run
 	tensorboard --logdir runs
 
 clean:  ## what git ignores of what repro and test made; the crop cache, DVC's cache and the tracked runs stay
-	git clean -fdXq .venv data models reports .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	git clean -fdXq .venv data models reports crossval .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lunaops needs Python 3.11 or newer: make PYTHON=..."; exit 1; }

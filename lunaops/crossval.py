@@ -26,7 +26,10 @@ def experiment_of(fold: int) -> str:
 
 
 def fetch_subsets() -> None:
-    """Bring the data up to date here, before any fold: a copy would fetch them again, as DVC caches no run of theirs."""
+    """Bring the data up to date here, before any fold.
+
+    Their outputs persist, so DVC keeps no cache of their runs, and every fold would fetch them again.
+    """
     _dvc(["repro", "fetch-subsets"], "fetching the data")
 
 

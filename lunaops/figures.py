@@ -118,7 +118,7 @@ def confusion_figure(metrics: Mapping[str, float], *, threshold: float) -> Figur
     counts = np.array([[rights[0], negatives - rights[0]], [positives - rights[1], rights[1]]])
     totals = np.array([[negatives], [positives]])
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
-    figure, axes = _chart(f"Candidates at threshold {threshold:g}", "classified as", "annotated as", (5.4, 4.6))
+    figure, axes = _chart(f"Candidates at threshold {threshold:.3g}", "classified as", "annotated as", (5.4, 4.6))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.3)
     for (row, column), count in np.ndenumerate(counts):
         text = f"{count:,.0f}\n{100 * shares[row, column]:.1f} %" if totals[row] else "none"
@@ -133,7 +133,7 @@ def confusion_figure(metrics: Mapping[str, float], *, threshold: float) -> Figur
 @styled
 def bands_figure(bands: pd.DataFrame, *, threshold: float) -> Figure:
     """Sensitivity of each diameter band of `sensitivity_by_diameter`, with its counts and 95 % interval."""
-    title = f"Nodules found at threshold {threshold:g}, by diameter"
+    title = f"Nodules found at threshold {threshold:.3g}, by diameter"
     figure, axes = _chart(title, "diameter [mm]", "sensitivity", (7.0, 4.4))
     places = range(len(bands))
     axes.bar(places, np.ones(len(bands)), color="#EEEEEE", width=0.8)
@@ -208,7 +208,7 @@ def histogram_figure(is_nodule: ArrayLike, scores: ArrayLike, *, threshold: floa
             values, edges, label=f"{name}: {len(values):,}", color=color, histtype="stepfilled" if fill else "step",
             linewidth=2,
         )  # fmt: skip
-    axes.axvline(threshold, color=BLUE, linestyle="--", label=f"threshold {threshold:g}")
+    axes.axvline(threshold, color=BLUE, linestyle="--", label=f"threshold {threshold:.3g}")
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

@@ -151,15 +151,15 @@ def _kinds(predictions: pd.DataFrame, threshold: float) -> dict[str, tuple[str, 
     is_missed = is_nodule & ~is_called & ~ranked["nodule_id"].isin(found)
     return {
         "false_positives": (
-            f"Others scored at least {threshold:g}, highest first",
+            f"Others scored at least {threshold:.3g}, highest first",
             ranked[is_called & ~is_nodule],
         ),
         "false_negatives": (
-            f"Nodules with no score from {threshold:g} on, lowest first",
+            f"Nodules with no score from {threshold:.3g} on, lowest first",
             _one_a_nodule(ranked[is_missed][::-1]),
         ),
         "true_positives": (
-            f"Nodules scored at least {threshold:g}, highest first",
+            f"Nodules scored at least {threshold:.3g}, highest first",
             _one_a_nodule(ranked[is_called & is_nodule]),
         ),
     }

@@ -92,9 +92,10 @@ def froc_figure(froc: "Froc", intervals: "FrocIntervals | None" = None, *, title
         axes.set_title(f"{axes.get_title()}, 95 % interval {low} to {high}")
         band = intervals.curve
         axes.fill_between(intervals.curve_fps_per_scan, band.low, band.high, color=BLUE, alpha=0.15, linewidth=0)
+    axes.set_title(axes.get_title(), pad=20)  # above what is said below
     axes.set_xscale("log", base=2)
     axes.set_xlim(rates[0] * 0.7, rates[-1] * 1.18)
-    axes.set_xticks(rates, [_fraction(rate) for rate in rates], minor=False)
+    axes.set_xticks(rates, [rate_text(rate) for rate in rates], minor=False)
     fine = np.geomspace(rates[0] * 0.7, rates[-1] * 1.18, 2000)
     axes.plot(fine, np.interp(fine, froc.fps_per_scan, froc.sensitivity), color=BLUE, linewidth=2)
     axes.plot(rates, list(froc.sensitivity_at.values()), "o", color=ORANGE, markersize=8, clip_on=False)
@@ -106,7 +107,7 @@ def froc_figure(froc: "Froc", intervals: "FrocIntervals | None" = None, *, title
     said = f"{found} of {nodules} nodules marked"
     if intervals is not None:
         said += f"; band: 95 % of {intervals.num_draws:,} bootstraps over scans"
-    axes.text(0.98, 0.03, said, transform=axes.transAxes, ha="right", color="#444444")
+    axes.text(0.5, 1.015, said, transform=axes.transAxes, ha="center", color="#444444", fontsize=9.5)
     return figure
 
 
@@ -222,6 +223,11 @@ def _whiskers(axes: Axes, x: ArrayLike, middle: pd.Series, low: pd.Series, high:
     axes.errorbar(x, middle, yerr=ends, fmt="none", ecolor="#444444", elinewidth=1, capsize=3)
 
 
+def rate_text(rate: float) -> str:
+    """A rate as LUNA16 writes it: 1/8, 0.3, 2."""
+    return f"1/{1 / rate:g}" if rate < 1 and (1 / rate).is_integer() else f"{rate:g}"
+
+
 def _share_bars(axes: Axes, name: str, part: pd.Series, whole: pd.Series) -> None:
     share = 100 * part / whole.where(whole > 0)
     axes.set_title(name, loc="left", fontsize=11)
@@ -248,7 +254,3 @@ def _square(axes: Axes) -> None:
 
 def _number(value: float, digits: int = 3) -> str:
     return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _fraction(rate: float) -> str:
-    return f"1/{1 / rate:g}" if rate < 1 and (1 / rate).is_integer() else f"{rate:g}"

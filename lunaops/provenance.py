@@ -51,6 +51,16 @@ def changed_params(params: Mapping[str, Any], root: Path = Path()) -> dict[str, 
     return {key: value for key, value in params.items() if key in committed and committed[key] != value}
 
 
+def committed_text(path: Path) -> str | None:
+    """What the file held when it was last committed on this branch; None where it never was."""
+    return _git("show", f"HEAD:./{path.name}", root=path.parent)
+
+
+def commit_of_file(path: Path) -> str | None:
+    """The last commit that changed the file, in full; None where there is none."""
+    return _git("log", "-1", "--format=%H", "--", path.name, root=path.parent) or None
+
+
 def content_digest(path: Path) -> str:
     """DVC's hash of a file or a folder: md5 of the bytes, or of the sorted list of files (then ends in .dir).
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pictures = dict[int, dict[str, NDArray[np.int16]]]  # candidate_id -> plane's name -> HU
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Candidates of one kind, the most telling first: rows of the predictions to show, of how many there are."""
+
+    name: str
+    title: str
+    shown: pd.DataFrame
+    total: int
 
 
 def write_metrics(evaluation: Evaluation, path: Path) -> None:
@@ -47,27 +57,34 @@ def write_tables(evaluation: Evaluation, folder: Path) -> None:
 
 def write_pictures(evaluation: Evaluation, pictures: Pictures, scans: pd.DataFrame, folder: Path) -> None:
     """Write the PNGs for people: curves, counts and galleries; `pictures` as `read_gallery` gives them."""
-    for name, figure in _charts(evaluation):
+    for name, figure in charts(evaluation):
         figures.write_figure(figure, folder / f"{name}.png")
     for name, figure in gallery_figures(evaluation, pictures, scans):
         figures.write_figure(figure, folder / f"{name}.png")
 
 
-def gallery_figures(evaluation: Evaluation, pictures: Pictures, scans: pd.DataFrame) -> Iterator[tuple[str, "Figure"]]:
-    """False positives, false negatives and true positives at the threshold, the most telling first.
+def galleries(evaluation: Evaluation, pictures: Pictures) -> list[Gallery]:
+    """False positives, false negatives and true positives at the threshold.
 
-    Only candidates whose pictures predict kept, of a nodule only one, at most `evaluate.gallery` of each kind; the
-    title says of how many.
+    Only candidates whose pictures predict kept, of a nodule only one, at most `evaluate.gallery` of each kind.
     """
+    return [
+        Gallery(name, title, rows[rows["candidate_id"].isin(list(pictures))].head(evaluation.params.gallery), len(rows))
+        for name, (title, rows) in _kinds(evaluation.predictions, evaluation.threshold).items()
+    ]
+
+
+def gallery_figures(evaluation: Evaluation, pictures: Pictures, scans: pd.DataFrame) -> Iterator[tuple[str, "Figure"]]:
+    """The galleries as figures; the title says of how many."""
     grids = {row["series_uid"]: grid_of(row) for row in scans.to_dict("records")}
 
     def crop_of(row: Any) -> scan_figures.GalleryCrop:
         return scan_figures.GalleryCrop(pictures[row.candidate_id], grids[row.series_uid], _caption(row))
 
-    for name, (said, rows) in _kinds(evaluation.predictions, evaluation.threshold).items():
-        shown = rows[rows["candidate_id"].isin(list(pictures))].head(evaluation.params.gallery)
-        crops = [crop_of(row) for row in shown.itertuples()]
-        yield name, scan_figures.gallery_figure(crops, title=f"{said}: {len(crops)} of {len(rows)}")
+    for gallery in galleries(evaluation, pictures):
+        crops = [crop_of(row) for row in gallery.shown.itertuples()]
+        title = f"{gallery.title}: {len(crops)} of {gallery.total}"
+        yield gallery.name, scan_figures.gallery_figure(crops, title=title)
 
 
 def read_gallery(path: Path) -> Pictures:
@@ -124,7 +141,8 @@ def _curve_table(threshold: NDArray[np.float64], **xy: NDArray[np.float64]) -> p
     return pd.DataFrame({**xy, "threshold": threshold}).replace(np.inf, np.nan)[keep]
 
 
-def _charts(evaluation: Evaluation) -> Iterator[tuple[str, "Figure"]]:
+def charts(evaluation: Evaluation) -> Iterator[tuple[str, "Figure"]]:
+    """The curves and counts as figures, by name."""
     numbers, threshold = evaluation.metrics, evaluation.threshold
     label, score = evaluation.predictions["is_nodule"], evaluation.predictions["score"]
     yield "roc", figures.roc_figure(evaluation.roc, roc_auc=numbers["roc_auc"])

@@ -6,6 +6,8 @@ from pathlib import Path
 from lunaops.baseline import read_baseline
 from lunaops.command import run
 from lunaops.evaluation import evaluate, told, tracked_metrics
+from lunaops.html_report.material import Material, read_data, read_earlier, read_origin
+from lunaops.html_report.report import write_report
 from lunaops.params import read_params
 from lunaops.provenance import content_digest
 from lunaops.report import read_gallery, write_metrics, write_pictures, write_tables
@@ -19,14 +21,17 @@ def main(
     nodules: Path,
     excluded: Path,
     scans: Path,
+    data: Path,
     training_run: Path,
     metrics: Path,
     plots: Path,
+    report: Path,
     params_file: Path = Path("params.yaml"),
 ) -> None:
-    """Evaluate PREDICTIONS by LUNA16's rules: write METRICS (JSON) and the folder PLOTS (CSV, PNG), log both to MLflow.
+    """Evaluate PREDICTIONS by LUNA16's rules: write METRICS (JSON), the folder PLOTS (CSV, PNG) and REPORT (HTML).
 
-    Needs neither a GPU nor a scan: GALLERY holds the pictures. TRAINING_RUN names the run that it belongs to.
+    Logs all of them to MLflow. Needs neither a GPU nor a scan: GALLERY holds the pictures, DATA the counts of every
+    split. TRAINING_RUN names the run that it belongs to.
     """
     params = read_params(params_file)
     inputs = {"predictions": predictions, "nodules": nodules, "excluded": excluded, "scans": scans}
@@ -37,6 +42,9 @@ def main(
     write_metrics(evaluation, metrics)
     write_tables(evaluation, plots)
     write_pictures(evaluation, pictures, tables["scans"], plots)
+    earlier = read_earlier(metrics, params.evaluate.split)
+    origin = read_origin(inputs, parent)
+    write_report(Material(evaluation, pictures, tables["scans"], read_data(data), origin, earlier), report)
     with start_run(kind="evaluate", params=params.flattened(), inputs=inputs, parent=parent) as tracker:
         tracker.log_dataset(
             evaluation.predictions,
@@ -48,6 +56,7 @@ def main(
         tracker.log_metrics(tracked_metrics(evaluation), step=0)
         tracker.log_artifact(metrics)
         tracker.log_artifact(predictions)
+        tracker.log_artifact(report)
         tracker.log_artifacts(plots, "plots")
     for line in told(evaluation):
         logging.getLogger(__name__).info("%s", line)

@@ -9,7 +9,7 @@ from pipeline import ROOT, import_closure, imports, script_of, sources, stages
 from lunaops.params import Params
 
 STAGES = ["fetch-subsets", "merge-annotations", "build-cache", "train", "predict", "evaluate"]
-COMMANDS = ["command", "__main__", "crop_commands", "froc_command", "model_commands"]
+COMMANDS = ["command", "__main__", "crossval_command", "crop_commands", "froc_command", "model_commands"]
 DOORS = {
     "SimpleITK": {
         "lunaops/ct.py",
@@ -27,7 +27,9 @@ DOORS = {
     "torch.utils.tensorboard": {"lunaops/tracking_tensorboard.py"},
     "ruamel": {"lunaops/params.py"},
     "pydantic": {"lunaops/params.py"},
-    "matplotlib": {"lunaops/figures.py", "lunaops/scan_figures.py"},
+    "matplotlib": {"lunaops/figures.py", "lunaops/scan_figures.py", "lunaops/html_report/chart_svg.py"},
+    "PIL": {"lunaops/html_report/crop_png.py"},
+    "jinja2": {"lunaops/html_report/page.py"},
     "requests": {"lunaops/sources/download.py"},
     "urllib3": {"lunaops/sources/download.py"},
     "zipfile": {"lunaops/sources/archive.py"},

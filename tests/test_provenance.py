@@ -57,6 +57,21 @@ def test_without_git_nothing_is_claimed(tmp_path: Path, monkeypatch: pytest.Monk
     assert provenance.git_commit(tmp_path) is None
 
 
+def test_a_committed_text_is_that_of_the_commit_not_of_the_disk(repository: Path) -> None:
+    path = repository / "reports" / "metrics.json"
+    first = git(repository, "log", "--format=%H")
+    path.write_text("2")
+    (repository / "code.py").write_text("2")
+    git(repository, "commit", "--quiet", "-m", "second", "code.py")
+    assert (provenance.committed_text(path), provenance.commit_of_file(path)) == ("1", first)
+
+
+@pytest.mark.parametrize("name", ["reports/untracked.json", "no-such-folder/metrics.json"])
+def test_what_was_never_committed_has_no_text_and_no_commit(repository: Path, name: str) -> None:
+    assert provenance.committed_text(repository / name) is None
+    assert provenance.commit_of_file(repository / name) is None
+
+
 def test_changed_params_are_those_that_differ_from_the_commit(repository: Path) -> None:
     params = read_params(PARAMS).flattened()
     assert provenance.changed_params(params, repository) == {}

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from lunaops.errors import InputError
+from lunaops.html_report.evidence import COUNTED
 from stages.evaluate import main
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,9 @@ def write_inputs(folder):
     planes = {"transverse": (2, 48, 48), "coronal": (2, 32, 48), "sagittal": (2, 32, 48)}
     images = {plane: np.full(shape, -850, dtype=np.int16) for plane, shape in planes.items()}
     np.savez(folder / "gallery.npz", candidate_id=np.arange(2), **images)
+    counts = dict.fromkeys(COUNTED, 1) | {"diameter_mm_percentiles": {"50": 5.0}}
+    data = {"strategy": "subset", "splits": {"test": counts}, "left_out": {}}
+    (folder / "data.json").write_text(json.dumps(data))
     (folder / "run.json").write_text('{"journal_id": null, "name": "first"}')
     return {
         "predictions": folder / "predictions.parquet",
@@ -61,9 +65,11 @@ def write_inputs(folder):
         "nodules": folder / "nodules.parquet",
         "excluded": folder / "excluded.parquet",
         "scans": folder / "scans.csv",
+        "data": folder / "data.json",
         "training_run": folder / "run.json",
         "metrics": folder / "reports" / "metrics.json",
         "plots": folder / "reports" / "plots",
+        "report": folder / "reports" / "report.html",
         "params_file": ROOT / "params.yaml",
     }
 
@@ -73,7 +79,9 @@ def options(paths):
 
 
 def outputs(paths):
-    return {path.name: path.read_bytes() for path in [paths["metrics"], *sorted(paths["plots"].iterdir())]}
+    return {
+        path.name: path.read_bytes() for path in [paths["metrics"], paths["report"], *sorted(paths["plots"].iterdir())]
+    }
 
 
 @pytest.fixture
@@ -83,12 +91,13 @@ def off(monkeypatch):
 
 def test_the_stage_writes_numbers_tables_and_pictures_in_equal_bytes_and_says_the_headline(tmp_path, off, caplog):
     paths = write_inputs(tmp_path)
-    again = {**paths, "metrics": tmp_path / "again" / "metrics.json", "plots": tmp_path / "again" / "plots"}
+    written = {"metrics": "metrics.json", "plots": "plots", "report": "report.html"}
+    again = {**paths, **{option: tmp_path / "again" / name for option, name in written.items()}}
     with caplog.at_level("INFO"):
         main(**paths)
     main(**again)
     assert json.loads(paths["metrics"].read_text())["test"]["cpm"] == 1.0
-    assert {"froc.csv", "froc.png", "confusion.csv", "false_positives.png"} <= set(outputs(paths))
+    assert {"report.html", "froc.csv", "froc.png", "confusion.csv", "false_positives.png"} <= set(outputs(paths))
     assert outputs(paths) == outputs(again)
     assert "test: CPM 1.000" in caplog.text
 
@@ -147,6 +156,6 @@ def test_its_run_in_mlflow_holds_metrics_and_pictures_without_torch(tmp_path):
     assert run.data.metrics["test/cpm"] == 1.0 and run.data.metrics["test/pr/recall"] == 1.0
     assert run.data.params["evaluate.threshold"] == "0.5"
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {
-        *("metrics.json", "plots", "predictions.parquet")
+        *("metrics.json", "plots", "predictions.parquet", "report.html")
     }
     assert "plots/froc.png" in {item.path for item in client.list_artifacts(run.info.run_id, "plots")}

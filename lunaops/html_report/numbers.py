@@ -1,0 +1,203 @@
+"""The page's sections of numbers and curves."""
+
+from lunaops.figures import rate_text
+from lunaops.html_report.chart_svg import inline_svg
+from lunaops.html_report.digits import decimal, difference, interval, share
+from lunaops.html_report.material import Material
+from lunaops.html_report.page import Chart, Charts, Number, Numbers, Section, Shaded, Table, Text
+
+COMPARED = {  # metric -> what a reader calls it and its digits; the sensitivities follow the first
+    "cpm": ("CPM", 3),
+    "average_precision": ("Average precision", 3),
+    "roc_auc": ("ROC AUC", 3),
+    "pr/precision": ("Precision", 3),
+    "pr/recall": ("Recall", 3),
+    "pr/f1_score": ("F1", 3),
+    "loss/all": ("Loss", 3),
+    "froc/true_positives": ("Nodules marked", 0),
+    "froc/nodules": ("Nodules", 0),
+    "num_scans": ("Scans", 0),
+}
+
+
+def headline(material: Material) -> Section:
+    """What a reader looks for first, and the sensitivities that make the CPM."""
+    evaluation, metrics = material.evaluation, material.evaluation.metrics
+    ranked = [
+        Number(label, decimal(metrics[name]), f"95 %: {ends}" if (ends := interval(metrics, name)) else "")
+        for name, label in (("cpm", "CPM"), ("average_precision", "Average precision"), ("roc_auc", "ROC AUC"))
+    ]
+    at_threshold = f"at threshold {evaluation.threshold:.3g}"
+    counted = [
+        Number(
+            "Nodules marked", f"{evaluation.froc.true_positives:,}", f"of {evaluation.froc.nodules:,}, at any score"
+        ),
+        Number("Precision", decimal(metrics["pr/precision"]), at_threshold),
+        Number("Recall", decimal(metrics["pr/recall"]), at_threshold),
+    ]
+    return Section(
+        "numbers", "The numbers", [Numbers([*ranked, *counted]), _rates(material), *_about_intervals(material)]
+    )
+
+
+def against_earlier(material: Material) -> Section | None:
+    """The metrics now and as they were last committed; no section where they never were."""
+    if material.earlier is None:
+        return None
+    new, old = material.evaluation.metrics, material.earlier.metrics
+    rates = {f"sensitivity_at/{rate:g}": rate_text(rate) for rate in material.evaluation.froc.sensitivity_at}
+    named = {name: (f"Sensitivity at {rate}", 3) for name, rate in rates.items()}
+    first, *others = COMPARED.items()
+    rows = [
+        [label, decimal(old[name], digits), decimal(new[name], digits), difference(old[name], new[name], digits)]
+        for name, (label, digits) in dict([first, *named.items(), *others]).items()
+        if name in old
+    ]
+    said = f"The previous run is metrics.json as it was last committed, in {material.earlier.commit[:7]}."
+    if any(old.get(name) != new[name] for name in ("froc/nodules", "num_scans")):
+        said += " It was evaluated on other scans or nodules: the two do not compare."
+    elif all(row[-1] == "0" for row in rows):
+        said += " No number differs."
+    caption = "Sensitivity at false positives per scan; precision, recall and F1 each at its run's threshold"
+    table = Table(caption, ["Metric", "Previous", "This", "Change"], rows)
+    return Section("previous", "Against the previous run", [Text(said), table])
+
+
+def curves(material: Material) -> Section:
+    """FROC, precision and recall, ROC."""
+    metrics, froc = material.evaluation.metrics, material.evaluation.froc
+    points = ", ".join(f"{decimal(value, 2)} at {rate_text(rate)}" for rate, value in froc.sensitivity_at.items())
+    area, average = decimal(metrics["roc_auc"]), decimal(metrics["average_precision"])
+    return Section(
+        "curves",
+        "Curves",
+        [
+            _charts(
+                material,
+                froc=(
+                    f"FROC curve: sensitivity {points} false positives per scan.",
+                    "Sensitivity over all annotated nodules, false positives over all scans; the dots make the CPM.",
+                ),
+                precision_recall=(
+                    f"Precision over recall; average precision {average}.",
+                    "Over candidates. The dotted line is the precision of calling every candidate a nodule.",
+                ),
+                roc=(f"ROC curve; the area is {area}.", "Over candidates."),
+            )
+        ],
+    )
+
+
+def by_diameter(material: Material) -> Section:
+    """Nodules found, by their diameter."""
+    bands, threshold = material.evaluation.bands, material.evaluation.threshold
+    rows = [
+        [f"{band.low_mm:g} to {band.high_mm:g}", f"{band.nodules:,}", f"{band.found:,}", decimal(sensitivity)]
+        for band, sensitivity in zip(bands.itertuples(), bands["sensitivity"].tolist(), strict=True)
+    ]
+    chart = _charts(material, diameter_bands=("Sensitivity by diameter: the numbers of the table that follows.", ""))
+    caption = f"Nodules with a candidate scored at least {threshold:.3g}"
+    table = Table(caption, ["Diameter [mm]", "Nodules", "Found", "Sensitivity"], rows)
+    return Section("diameter", "By diameter", [chart, table])
+
+
+def at_threshold(material: Material) -> Section:
+    """The confusion matrix, each class on its own, and the scores that the threshold divides."""
+    metrics = material.evaluation.metrics
+    hits, rejections = metrics["num_correct_pos"], metrics["num_correct_neg"]
+    misses, alarms = metrics["num_pos"] - hits, metrics["num_neg"] - rejections
+    confusion = Table(
+        "Candidates by annotated class (rows) and the class that the score gives them (columns)",
+        ["", "called nodule", "called other", "all"],
+        [["nodule", *_counts(hits, misses)], ["other", *_counts(alarms, rejections)]],
+    )
+    classes = Table(
+        "Each class on its own",
+        ["Class", "Precision", "Recall", "F1", "Specificity"],
+        [
+            ["nodule", *_of_class(hits, misses, alarms, rejections)],
+            ["other", *_of_class(rejections, alarms, misses, hits)],
+        ],
+    )
+    said = (
+        f"Histogram of the scores of {hits + misses:,.0f} candidates of nodules and {alarms + rejections:,.0f} others."
+    )
+    chart = _charts(material, scores=(said, "Candidates are counted on a logarithmic axis."))
+    return Section("threshold", f"At threshold {material.evaluation.threshold:.3g}", [confusion, classes, chart])
+
+
+def calibration(material: Material) -> Section:
+    """Whether a score is a probability."""
+    metrics, point = material.evaluation.metrics, material.evaluation.point
+    rows = [["as evaluated", decimal(metrics["ece"], 4), decimal(metrics["brier_score"], 4)]]
+    if point.temperature != 1:
+        before = (decimal(metrics[f"uncalibrated/{name}"], 4) for name in ("ece", "brier_score"))
+        rows.append(["before the temperature", *before])
+    scaled = (
+        "" if point.temperature == 1 else f" Scores are scaled by temperature {point.temperature:.3g}, fitted on val."
+    )
+    said = f"Calibrated, a score is the share of nodules among the candidates that have it.{scaled}"
+    chart = _charts(material, reliability=("Share of nodules over the score, in bins of the score.", ""))
+    table = Table("Calibration", ["Scores", "Expected calibration error", "Brier score"], rows)
+    return Section("calibration", "Calibration", [Text(said), chart, table])
+
+
+def against_baseline(material: Material) -> Section | None:
+    """What `evaluate.compare_with` found."""
+    comparison = material.evaluation.comparison
+    return None if comparison is None else Section("baseline", "Against the baseline", [Text(comparison.sentence)])
+
+
+def _rates(material: Material) -> Table:
+    metrics = material.evaluation.metrics
+    columns = ["False positives per scan", "Sensitivity"]
+    rows = [
+        [rate_text(rate), decimal(sensitivity)] for rate, sensitivity in material.evaluation.froc.sensitivity_at.items()
+    ]
+    if material.evaluation.intervals is not None:
+        columns.append("95 % interval")
+        for row, rate in zip(rows, material.evaluation.froc.sensitivity_at, strict=True):
+            row.append(interval(metrics, f"sensitivity_at/{rate:g}"))
+    return Table("Sensitivity by LUNA16's rules; the CPM is the mean", columns, rows)
+
+
+def _about_intervals(material: Material) -> list[Text]:
+    intervals = material.evaluation.intervals
+    if intervals is None:
+        return []
+    return [
+        Text(
+            f"Intervals: the middle 95 % of {intervals.num_draws:,} bootstraps over scans (seed {intervals.seed}), so "
+            "how far a number would move had other scans been drawn; they say nothing of another training."
+        )
+    ]
+
+
+def _charts(material: Material, **said: tuple[str, str]) -> Charts:
+    """The named charts, each with what it shows to whoever cannot see it, and its caption."""
+    return Charts(
+        [
+            Chart(inline_svg(material.charts[name], name=name, label=label), caption)
+            for name, (label, caption) in said.items()
+        ]
+    )
+
+
+def _counts(*counts: float) -> list[str | Shaded]:
+    """A row of the confusion matrix, of one annotated class: its counts and their shares, and their sum."""
+    total = sum(counts)
+    if not total:
+        return ["0"] * (len(counts) + 1)
+    cells = [Shaded(f"{count:,.0f} ({100 * count / total:.1f} %)", count / total) for count in counts]
+    return [*cells, f"{total:,.0f}"]
+
+
+def _of_class(hits: float, misses: float, alarms: float, rejections: float) -> list[str]:
+    """Precision, recall, F1 and specificity of the class that the counts take for the positive one."""
+    values = (
+        share(hits, hits + alarms),
+        share(hits, hits + misses),
+        share(2 * hits, 2 * hits + alarms + misses),
+        share(rejections, rejections + alarms),
+    )
+    return [decimal(value) for value in values]

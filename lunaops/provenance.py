@@ -14,7 +14,11 @@ from lunaops.errors import InputError
 from lunaops.params import read_params
 
 LIBRARIES = ("torch", "numpy", "pandas", "SimpleITK", "mlflow", "dvc")  # lunaops itself is told by its commit
-WRITTEN_BY_THE_PIPELINE = ("dvc.lock", "reports")  # `dvc repro` changes these before a run can look at the tree
+NOT_CODE = (
+    "dvc.lock",  # this and the next: `dvc repro` changes them before a run can look at the tree
+    "reports",
+    "params.yaml",  # a run logs all of it
+)
 _CHUNK_BYTES = 1 << 20
 
 
@@ -24,11 +28,12 @@ def git_commit(root: Path = Path()) -> str | None:
 
 
 def is_dirty(root: Path = Path()) -> bool | None:
-    """Whether a tracked file differs from the commit; what the pipeline itself writes does not count.
+    """Whether a tracked file differs from the commit; params.yaml and what the pipeline itself writes do not count.
 
+    So `dvc exp run -S` is not dirty: the commit and the run's params tell what ran.
     None where there is no commit to differ from.
     """
-    excluded = [f":(exclude){path}" for path in WRITTEN_BY_THE_PIPELINE]
+    excluded = [f":(exclude){path}" for path in NOT_CODE]
     changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *excluded, root=root)
     return None if changes is None or git_commit(root) is None else bool(changes)
 

@@ -46,6 +46,12 @@ def test_what_the_pipeline_writes_does_not_make_the_tree_dirty(repository: Path,
     assert provenance.is_dirty(repository) is False
 
 
+def test_changed_params_do_not_make_the_tree_dirty(repository: Path) -> None:
+    text = (repository / "params.yaml").read_text()
+    (repository / "params.yaml").write_text(text.replace("epochs: ", "epochs: 1"))
+    assert provenance.is_dirty(repository) is False
+
+
 def test_outside_a_repository_nothing_is_claimed(tmp_path: Path) -> None:
     assert provenance.git_commit(tmp_path) is None
     assert provenance.is_dirty(tmp_path) is None

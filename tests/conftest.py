@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from hypothesis import settings
+from repository import new_repository, repro
 
 os.environ["no_proxy"] = "127.0.0.1,localhost"  # the tests' own servers are here, whatever proxy leads to the others
 
@@ -38,6 +39,24 @@ def dicom_lung() -> Path:
     if not (SHARED / "dicom-lung").is_dir():
         pytest.skip("needs the real DICOM series in ../shared/data/dicom-lung")
     return SHARED / "dicom-lung"
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of the tiny data set after its first `dvc repro`; to be copied, not changed."""
+    folder = new_repository(tmp_path_factory.mktemp("repro") / "project")
+    assert repro(folder, mlflow="sqlite:///mlflow.db") == [
+        "fetch-subsets@labels",
+        "fetch-subsets@subset0",
+        "fetch-subsets@subset1",
+        "fetch-subsets@subset2",
+        "merge-annotations",
+        "build-cache",
+        "train",
+        "predict",
+        "evaluate",
+    ]
+    return folder
 
 
 def write_scan(

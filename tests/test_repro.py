@@ -1,95 +1,18 @@
 """The pipeline as a DVC user meets it: a small data set, real stages, a real repository."""
 
 import json
-import os
-import re
 import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import ROOT
-from ruamel.yaml import YAML
+from repository import TINY, call, change, commit, copy_of, new_repository, repro, stages_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("repro")]
 
-TINY = {
-    "fetch.parts": ["labels", "subset0", "subset1", "subset2"],
-    "phantom.subsets": 4,
-    "phantom.scans_per_subset": 2,
-    "phantom.share_without_nodules": 0.0,
-    "phantom.max_megavoxels": 0.8,
-    "split.val": ["subset1"],
-    "split.test": ["subset2"],
-    "crop.size_irc": [16, 16, 16],
-    "train.epochs": 2,
-    "train.samples_per_epoch": 32,
-    "train.batch_size": 16,
-}
-
-
-def change(repository: Path, changes: dict[str, Any]) -> None:
-    yaml = YAML()
-    tree = yaml.load((repository / "params.yaml").read_text())
-    for key, value in changes.items():
-        section, name = key.split(".")
-        assert name in tree[section], key
-        tree[section][name] = value
-    with (repository / "params.yaml").open("w") as file:
-        yaml.dump(tree, file)
-
-
-def call(repository: Path, *command: str, mlflow: str = "off") -> str:
-    environment = os.environ | {
-        "LUNAOPS_CACHE_DIR": str(repository.parent / "crops"),
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "MLFLOW_TRACKING_URI": mlflow,
-    }
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def repro(repository: Path, *arguments: str, mlflow: str = "off") -> list[str]:
-    """The stages that ran."""
-    return stages_run(call(repository, "dvc", "repro", *arguments, mlflow=mlflow))
-
-
-def stages_run(output: str) -> list[str]:
-    return re.findall(r"Running stage '([^']+)'", output)
-
-
-def new_repository(folder: Path) -> Path:
-    """The project as it stands, committed, with the tiny data set's params."""
-    files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in files.stdout.splitlines():
-        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith(("reports/", "data/")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    change(folder, TINY)
-    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
-        call(folder, "git", *command)
-    return folder
-
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = new_repository(tmp_path_factory.mktemp("repro") / "project")
-    assert repro(folder, mlflow="sqlite:///mlflow.db") == [
-        "fetch-subsets@labels",
-        "fetch-subsets@subset0",
-        "fetch-subsets@subset1",
-        "fetch-subsets@subset2",
-        "merge-annotations",
-        "build-cache",
-        "train",
-        "predict",
-        "evaluate",
-    ]
-    return folder
+def repository(built: Path) -> Path:
+    return copy_of(built, "changed")
 
 
 def test_the_second_repro_does_nothing(repository: Path) -> None:
@@ -127,8 +50,7 @@ def test_a_changed_threshold_re_runs_evaluate_alone(repository: Path) -> None:
 
 
 def test_an_experiment_with_another_learning_rate_re_runs_training_and_what_follows(repository: Path) -> None:
-    call(repository, "git", "add", ".")
-    call(repository, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "b")
+    commit(repository)
     output = call(repository, "dvc", "exp", "run", "--name", "slower", "-S", "train.learning_rate=0.0002")
     assert stages_run(output) == ["train", "predict", "evaluate"]
     (row,) = [line for line in call(repository, "dvc", "exp", "show", "--csv").splitlines() if "slower" in line]

@@ -234,6 +234,12 @@ class EvaluateParams(_Section):
         return self
 
 
+class CiParams(_Section):
+    """When a pull request fails."""
+
+    max_cpm_drop: Probability
+
+
 class Params(_Section):
     """The whole of params.yaml."""
 
@@ -247,6 +253,7 @@ class Params(_Section):
     augment: AugmentParams
     predict: PredictParams
     evaluate: EvaluateParams
+    ci: CiParams
 
     def flattened(self) -> dict[str, Any]:
         """Every parameter by its full key, as MLflow wants them: {'train.learning_rate': 0.001, ...}."""

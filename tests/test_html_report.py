@@ -122,7 +122,9 @@ def test_hostile_names_are_shown_and_never_run(tmp_path):
     origin = replace(ORIGIN, training_run=RunLink(HOSTILE, HOSTILE))
     page = Page(written(tmp_path, a_material(changes, origin=origin)))
     assert page.all("script") == []
-    assert page.words.count(HOSTILE) == 4  # two of its candidates; the run's name, at the top and in its section; its journal
+    assert (
+        page.words.count(HOSTILE) == 4
+    )  # two of its candidates; the run's name, at the top and in its section; its journal
     assert all("onerror" not in attributes for _, attributes in page.elements)
 
 

@@ -9,7 +9,16 @@ from pipeline import ROOT, import_closure, imports, script_of, sources, stages
 from lunaops.params import Params
 
 STAGES = ["fetch-subsets", "merge-annotations", "build-cache", "train", "predict", "evaluate"]
-COMMANDS = ["command", "__main__", "crossval_command", "crop_commands", "froc_command", "model_commands"]
+COMMANDS = [
+    "command",
+    "__main__",
+    "ci_command",
+    "crossval_command",
+    "lineage_commands",
+    "crop_commands",
+    "froc_command",
+    "model_commands",
+]
 DOORS = {
     "SimpleITK": {
         "lunaops/ct.py",
@@ -19,13 +28,14 @@ DOORS = {
     "mlflow": {
         "lunaops/tracking_delivery.py",
         "lunaops/tracking_model.py",
+        "lunaops/tracking_query.py",
         "lunaops/tracking_runs.py",
         "lunaops/tracking_store.py",
         "lunaops/tracking_stored_run.py",
         "lunaops/tracking_system.py",
     },
     "torch.utils.tensorboard": {"lunaops/tracking_tensorboard.py"},
-    "ruamel": {"lunaops/params.py"},
+    "ruamel": {"lunaops/params.py", "lunaops/restored_params.py"},
     "pydantic": {"lunaops/params.py"},
     "matplotlib": {"lunaops/figures.py", "lunaops/scan_figures.py", "lunaops/html_report/chart_svg.py"},
     "PIL": {"lunaops/html_report/crop_png.py"},

@@ -1,0 +1,54 @@
+"""git and DVC as programs, run in a checkout of the project."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from lunaops.errors import InputError
+
+_DVC = (sys.executable, "-m", "dvc")
+
+
+def git(*arguments: str, folder: Path = Path()) -> str:
+    """What git prints; raises InputError with its first line if it fails."""
+    return _output(("git", *arguments), folder)
+
+
+def dvc(*arguments: str, folder: Path = Path()) -> str:
+    """What DVC prints; raises InputError with what it says of the error."""
+    return _output((*_DVC, *arguments), folder)
+
+
+def has_remote(folder: Path = Path()) -> bool:
+    """Whether DVC has a remote here; without one `dvc repro --pull` fails where data are missing."""
+    return bool(dvc("remote", "list", folder=folder).strip())
+
+
+def repro(*arguments: str, folder: Path = Path(), environment: Mapping[str, str] | None = None) -> int:
+    """Run `dvc repro` and return its exit code; it and its stages speak to standard error as they go."""
+    command = (*_DVC, "repro", *arguments)
+    return subprocess.run(
+        command, cwd=folder, env={**_environment(), **(environment or {})}, stdout=2, check=False
+    ).returncode
+
+
+def _output(command: tuple[str, ...], folder: Path) -> str:
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=_environment(), capture_output=True, encoding="utf-8", check=False
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{command[0]}: no such program; install it") from error
+    if done.returncode:
+        spoken = [line for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"]
+        reason = next((line for line in spoken if line.lower().startswith(("error", "fatal"))), spoken[-1])
+        said = " ".join(Path(word).name if word == sys.executable else word for word in command)
+        raise InputError(f"`{said}` failed: {reason}")
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this Python's programs first: the stages' commands say `python`."""
+    return os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}

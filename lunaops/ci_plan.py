@@ -1,0 +1,71 @@
+"""What a change makes DVC run again: evaluate alone, or stages before it too."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from lunaops.checkout import dvc, git, has_remote
+
+EVALUATE = "evaluate"
+PIPELINE = "pipeline"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`kind` is 'evaluate' or 'pipeline'; `stale` is what changed by stage, in DVC's order.
+
+    What changed is a file of code, a parameter or a section of params.yaml, or 'its command'. `has_remote` says whether
+    data can be pulled.
+    """
+
+    stale: dict[str, list[str]]
+    has_remote: bool
+
+    @property
+    def kind(self) -> str:
+        """The pipeline, if a stage before evaluate would not give what dvc.lock holds."""
+        return PIPELINE if set(self.stale) - {EVALUATE} else EVALUATE
+
+    @property
+    def repro_arguments(self) -> list[str]:
+        """What `dvc repro` is told."""
+        pull = ["--pull"] if self.has_remote else []  # without a remote DVC would fail
+        return [*pull, "--single-item", EVALUATE] if self.kind == EVALUATE else pull
+
+    @property
+    def reason(self) -> str:
+        """Why, in one line."""
+        before = {stage: changes for stage, changes in self.stale.items() if stage != EVALUATE}
+        if not before:
+            return "no stage before evaluate is affected"
+        return "; ".join(f"{stage}: {', '.join(changes)}" for stage, changes in before.items())
+
+
+def make_plan(folder: Path = Path()) -> Plan:
+    """Compare parameters, code and commands of every stage with dvc.lock, as `dvc status` does.
+
+    Data that are not here do not count: dvc.lock says which they are, and evaluate's are pulled. So a clone without
+    data plans what a full checkout does, and a change whose results are committed (dvc.lock, with the data pushed)
+    plans evaluate.
+    """
+    tracked = set(git("ls-files", folder=folder).splitlines())
+    stale = {
+        stage: _changes(entries, tracked)
+        for stage, entries in json.loads(dvc("status", "--json", folder=folder)).items()
+    }
+    return Plan({stage: changes for stage, changes in stale.items() if changes}, has_remote(folder))
+
+
+def _changes(entries: list[str | dict[str, dict[str, str | dict[str, str]]]], tracked: set[str]) -> list[str]:
+    """The changes of one stage, from what `dvc status` says of it: params, tracked files, its command."""
+    changes = []
+    for entry in entries:
+        if isinstance(entry, str):
+            changes += ["its command"] if entry == "changed command" else []
+            continue
+        for path, change in entry.get("changed deps", {}).items():
+            if isinstance(change, dict):
+                changes += list(change)
+            elif path in tracked:
+                changes.append(path)
+    return changes

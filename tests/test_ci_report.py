@@ -1,0 +1,176 @@
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from repository import call, change, commit, copy_of, stages_run
+
+from lunaops.ci_plan import Plan
+from lunaops.ci_report import Changes, Pair, as_markdown, judge, workflow_link
+
+CURVE = {"sensitivity_at/0.125": (0.5, 0.25), "sensitivity_at/1": (0.75, 0.5), "sensitivity_at/8": (1.0, 1.0)}
+
+
+def changes(cpm: Pair, others: dict[str, Pair] | None = None, **more: Pair) -> Changes:
+    return Changes("b" * 40, {"evaluate.threshold": (0.5, 0.4)}, {"cpm": cpm, **CURVE, **more}, others or {})
+
+
+@pytest.mark.parametrize(
+    ("cpm", "is_passed", "reason"),
+    [
+        ((0.75, 0.75), True, "CPM of split test 0.7500 → 0.7500, +0; `ci.max_cpm_drop` allows a drop of 0.02"),
+        ((0.75, 0.9), True, "0.7500 → 0.9000, +0.15"),
+        ((0.75, 0.73), True, "0.7500 → 0.7300, −0.02"),
+        ((0.75, 0.729), False, "0.7500 → 0.7290, −0.021"),
+        ((None, 0.1), True, "CPM of split test is 0.1000; the base has none to compare with"),
+        ((0.75, None), False, "there is no CPM of split test"),
+    ],
+)
+def test_the_gate_bounds_the_drop_of_the_cpm(cpm: Pair, is_passed: bool, reason: str) -> None:
+    verdict = judge(changes(cpm), split="test", max_cpm_drop=0.02)
+    assert verdict.is_passed is is_passed
+    assert reason in verdict.reason
+
+
+def test_the_gate_does_not_open_by_evaluating_another_split() -> None:
+    verdict = judge(changes((None, 0.9), {"val.cpm": (0.95, None)}), split="test", max_cpm_drop=0.02)
+    assert not verdict.is_passed
+    assert "the base has only val.cpm" in verdict.reason
+
+
+def comment(found: Changes, plan: Plan | None = None) -> str:
+    verdict = judge(found, split="test", max_cpm_drop=0.02)
+    return as_markdown(found, verdict, plan or Plan({}, True), split="test", head="a" * 40, links=["a link"])
+
+
+def test_the_comment_says_verdict_params_metrics_and_links() -> None:
+    lines = comment(changes((0.75, 0.5), roc_auc=(0.9, 0.9)), Plan({"train": ["train.seed"]}, True)).splitlines()
+    assert lines[0] == "<!-- lunaops ci-report -->"
+    assert "## Evaluation of aaaaaaa against bbbbbbb" in lines
+    assert any(line.startswith("**Gate failed**: CPM of split test 0.7500 → 0.5000, −0.25") for line in lines)
+    assert "Ran the whole pipeline (`dvc repro --pull`): train: train.seed." in lines
+    assert "| `evaluate.threshold` | `0.5` | `0.4` |" in lines
+    assert "| `cpm` | 0.7500 | 0.5000 | −0.25 |" in lines
+    assert "| `roc_auc` | 0.9000 | 0.9000 | = |" in lines
+    assert "<details><summary>All that changed: 3 of 5 metrics</summary>" in lines
+    assert lines[-1] == "a link"
+
+
+def test_the_froc_is_drawn_and_tabled_at_its_rates() -> None:
+    lines = comment(changes((0.75, 0.75))).splitlines()
+    start = lines.index("```mermaid")
+    assert lines[start : start + 7] == [
+        "```mermaid",
+        "xychart-beta",
+        '  x-axis "false positives per scan" ["1/8", "1", "8"]',
+        '  y-axis "sensitivity" 0 --> 1',
+        "  line [0.5000, 0.7500, 1.0000]",
+        "  line [0.2500, 0.5000, 1.0000]",
+        "```",
+    ]
+    assert "|  | 1/8 | 1 | 8 |" in lines
+    assert "| change | −0.25 | −0.25 | = |" in lines
+
+
+def test_a_curve_that_is_not_in_the_base_is_drawn_alone() -> None:
+    found = Changes("b", {}, {"cpm": (None, 0.5), "sensitivity_at/1": (None, 0.5)}, {})
+    lines = comment(found).splitlines()
+    assert [line for line in lines if line.startswith("  line")] == ["  line [0.5000]"]
+    assert "| base | – |" in lines
+    assert "None differs." in lines
+
+
+def test_values_of_a_pull_request_cannot_break_the_table() -> None:
+    found = Changes("b", {"fetch.directory": (None, "`<b>|\n\n# big`")}, {}, {})
+    assert "| `fetch.directory` | – | `'<b>¦ # big'` |" in comment(found)
+
+
+def test_in_a_workflow_the_comment_leads_to_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_RUN_ID", raising=False)
+    assert workflow_link() == []
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://git.example.org")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "a/b")
+    monkeypatch.setenv("GITHUB_RUN_ID", "7")
+    assert "(https://git.example.org/a/b/actions/runs/7)" in workflow_link()[0]
+
+
+# a repository with a remote, and a clone of it
+
+
+@pytest.fixture(scope="module")
+def remote(built: Path) -> Path:
+    """The project with its results committed and its data pushed to a folder."""
+    project = copy_of(built, "origin")
+    call(project, "dvc", "remote", "add", "--default", "folder", "../remote")
+    commit(project)
+    call(project, "dvc", "push")
+    return project
+
+
+@pytest.fixture
+def clone(remote: Path) -> Path:
+    clone = remote.parent / "clone"
+    shutil.rmtree(clone, ignore_errors=True)
+    call(remote.parent, "git", "clone", "--quiet", str(remote), str(clone))
+    return clone
+
+
+def ci_report(clone: Path, *options: str, code: int = 0) -> str:
+    return call(clone, sys.executable, "-m", "lunaops", "ci-report", *options, code=code)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("repro")
+def test_a_changed_threshold_evaluates_alone_and_passes_the_gate(clone: Path) -> None:
+    change(clone, {"evaluate.threshold": 0.4})
+    commit(clone)
+    output = ci_report(clone, "--out", "comment.md")
+    assert stages_run(output) == ["evaluate"]
+    assert "gate passed: CPM of split test" in output
+    assert not (clone / "models").exists()
+    lines = (clone / "comment.md").read_text().splitlines()
+    cpm = json.loads((clone / "reports" / "metrics.json").read_text())["test"]["cpm"]
+    assert f"| `cpm` | {cpm:.4f} | {cpm:.4f} | = |" in lines
+    assert "| `evaluate.threshold` | `0.5` | `0.4` |" in lines
+    assert any(line.startswith("**Gate passed**: ") for line in lines)
+    assert any(line.startswith("Ran evaluate alone (`dvc repro --pull --single-item evaluate`)") for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("repro")
+def test_a_cpm_that_dropped_fails_after_the_comment_is_written(clone: Path) -> None:
+    metrics = clone / "reports" / "metrics.json"
+    better = json.loads(metrics.read_text())
+    better["test"]["cpm"] = 0.9
+    metrics.write_text(json.dumps(better))
+    commit(clone)
+    change(clone, {"evaluate.threshold": 0.4})
+    commit(clone)
+    output = ci_report(clone, "--base", "HEAD~1", "--out", "comment.md", code=1)
+    assert "error: gate failed: CPM of split test 0.9000 → " in output
+    assert "**Gate failed**: CPM of split test 0.9000 → " in (clone / "comment.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("repro")
+def test_what_runs_before_evaluate_plans_the_pipeline(clone: Path) -> None:
+    with (clone / "lunaops" / "evaluation.py").open("a") as file:
+        file.write("# changed\n")
+    change(clone, {"evaluate.threshold": 0.4, "ci.max_cpm_drop": 0.5})
+    assert ci_report(clone, "--plan").splitlines() == ["evaluate", "no stage before evaluate is affected"]
+    change(clone, {"train.learning_rate": 0.01})
+    output = ci_report(clone, "--plan")
+    assert output.splitlines()[0] == "pipeline"
+    assert "train: train" in output
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("repro")
+def test_where_dvc_fails_the_comment_says_so(clone: Path) -> None:
+    call(clone, "dvc", "remote", "modify", "folder", "url", "../nowhere")
+    change(clone, {"evaluate.threshold": 0.4})
+    output = ci_report(clone, "--out", "comment.md", code=1)
+    assert "gate failed: `dvc repro --pull --single-item evaluate` failed" in output
+    assert "**Gate failed**: `dvc repro" in (clone / "comment.md").read_text()
+    assert "--base nowhere: shares no commit" in ci_report(clone, "--base", "nowhere", code=1)

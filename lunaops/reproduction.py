@@ -16,7 +16,14 @@ from lunaops.tracking_query import RunStore, TrackedRun
 
 logger = logging.getLogger(__name__)
 
-_INPUTS = {"candidates": "candidates.parquet", "crops": "crops.json"}  # tag dvc.NAME -> file below data/
+_INPUTS = {  # tag dvc.NAME -> file below data/; what is made before training
+    "candidates": "candidates.parquet",
+    "crops": "crops.json",
+    "nodules": "nodules.parquet",
+    "excluded": "excluded.parquet",
+    "scans": "scans.csv",
+}
+_AFTER_TRAINING = ("predict", "evaluate", "ci")  # sections of params that training does not depend on
 _OF_THE_MACHINE = ("samples_per_second", "system/")  # what these name differs from run to run
 
 
@@ -69,10 +76,10 @@ def reproduce(run: TrackedRun, store: RunStore, into: Path, *, project: Path = P
     changed = restore_params(into / "params.yaml", run.params)
     logger.info("%s: commit %s, %d params differ from it", into, commit[:7], len(changed))
     _say_other_versions(run)
-    training = originals.get("train", run)
-    _restore_lock(training, into, project)
+    digests = {name: digest for original in originals.values() for name, digest in _digests(original).items()}
+    _restore_lock(digests, into, project)
     _repro(*(["--pull"] if has_remote(into) else []), "build-cache", folder=into)
-    _check_inputs(training, into)
+    _check_inputs(digests, into)
     begin = int(time.time() * 1000)
     environment = {"MLFLOW_TRACKING_URI": store.uri, "MLFLOW_EXPERIMENT_NAME": run.experiment}
     _repro("--force", "--single-item", "train", "predict", "evaluate", folder=into, environment=environment)
@@ -102,12 +109,17 @@ def _check_reproducible(run: TrackedRun) -> str:
 def _originals(run: TrackedRun, store: RunStore) -> dict[str, TrackedRun]:
     """The run and its training, or its newest evaluation, of the same commit and params; by kind."""
     if run.kind == "train":
-        relatives = store.children(run.run_id)
+        relatives = [child for child in store.children(run.run_id) if child.params == run.params]
     else:
-        relatives = [store.get(run.parent_id)] if run.parent_id and store.has(run.parent_id) else []
-    same = [each for each in relatives if (each.commit, each.is_dirty, each.params) == (run.commit, False, run.params)]
+        parents = [store.get(run.parent_id)] if run.parent_id and store.has(run.parent_id) else []
+        relatives = [parent for parent in parents if _of_training(parent.params) == _of_training(run.params)]
+    same = [each for each in relatives if each.commit == run.commit and not each.is_dirty]
     both = {each.kind: each for each in [*reversed(same), run]}
     return {kind: both[kind] for kind in ("train", "evaluate") if kind in both}
+
+
+def _of_training(params: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in params.items() if key.partition(".")[0] not in _AFTER_TRAINING}
 
 
 def _add_worktree(commit: str, into: Path, project: Path) -> None:
@@ -125,15 +137,19 @@ def _add_worktree(commit: str, into: Path, project: Path) -> None:
     dvc("cache", "dir", "--local", dvc("cache", "dir", folder=project).strip(), folder=into)
 
 
-def _restore_lock(run: TrackedRun, into: Path, project: Path) -> None:
+def _digests(run: TrackedRun) -> dict[str, str]:
+    """DVC's hashes of the inputs that the run was tagged with."""
+    return {name: run.tags[f"dvc.{name}"] for name in _INPUTS if f"dvc.{name}" in run.tags}
+
+
+def _restore_lock(digests: dict[str, str], into: Path, project: Path) -> None:
     """Give the worktree the dvc.lock that holds the hashes of the run's inputs: so data come from the cache.
 
     A run's commit is older than the lock that the run wrote. Without such a lock DVC makes the data again.
     """
-    wanted = [run.tags[f"dvc.{name}"] for name in _INPUTS if f"dvc.{name}" in run.tags]
     lock = into / "dvc.lock"
     for text in _locks(lock, project):
-        if all(digest in text for digest in wanted):
+        if all(digest in text for digest in digests.values()):
             lock.write_text(text, encoding="utf-8")
             return
     logger.warning("no dvc.lock in this repository has the hashes of the run's inputs: DVC makes them again")
@@ -154,12 +170,12 @@ def _repro(*arguments: str, folder: Path, environment: dict[str, str] | None = N
         raise InputError(f"`dvc repro {' '.join(arguments)}` failed in {folder} (exit code {code}): see above")
 
 
-def _check_inputs(run: TrackedRun, into: Path) -> None:
-    for name, file in _INPUTS.items():
-        wanted = run.tags.get(f"dvc.{name}")
-        got = content_digest(into / "data" / file)
-        if wanted not in (None, got):
-            raise InputError(f"{into / 'data' / file}: {got} by DVC's hash, but the run had {wanted}: other data")
+def _check_inputs(digests: dict[str, str], into: Path) -> None:
+    for name, wanted in digests.items():
+        path = into / "data" / _INPUTS[name]
+        got = content_digest(path)
+        if got != wanted:
+            raise InputError(f"{path}: {got} by DVC's hash, but the run had {wanted}: other data")
 
 
 def _say_other_versions(run: TrackedRun) -> None:

@@ -81,14 +81,15 @@ def test_a_dirty_run_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def project(built: Path) -> Path:
-    """The tiny project with its first run, and an experiment with other params, which no commit has."""
+    """The tiny project with its first run, and an experiment with params that no commit has."""
     project = copy_of(built, "tracked")
     commit(project)
-    call(project, "dvc", "exp", "run", "--name", "slower", "-S", "train.learning_rate=0.0002", mlflow=STORE)
+    call(project, "dvc", "exp", "run", "--name", "lower", "-S", "evaluate.threshold=0.25", mlflow=STORE)
     return project
 
 
-def runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+@pytest.fixture
+def store(project: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", STORE)
     return RunStore(project)
 
@@ -100,29 +101,32 @@ def reproduced(project: Path, run: str, code: int = 0) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("repro")
-def test_a_run_of_committed_params_comes_out_equal(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = runs(project, monkeypatch)
-    train = store.find(f"train {call(project, 'git', 'rev-parse', '--short=7', 'HEAD~1').strip()}")
-    said = reproduced(project, train.run_id[:12])
-    assert [": equal in " in line for line in said] == [True, True], said
-    again = store.newest("train", train.commit or "")
+def test_an_experiments_evaluation_comes_out_equal_with_its_params(project: Path, store: RunStore) -> None:
+    head = call(project, "git", "rev-parse", "HEAD").strip()
+    evaluation = store.newest("evaluate", head)
+    assert evaluation is not None
+    assert (evaluation.is_dirty, evaluation.params["evaluate.threshold"]) == (False, "0.25")
+    said = reproduced(project, evaluation.run_id[:12])
+    assert "evaluate: " in said[0], said
+    assert ": equal in " in said[0], said
+    again = store.newest("evaluate", head)
     assert again is not None
-    assert again.run_id != train.run_id
-    assert again.tags["lunaops.reproduces"] == train.run_id
-    worktree = project.parent / f"{project.name}-{train.run_id[:8]}"
+    assert again.run_id != evaluation.run_id
+    assert again.params == evaluation.params
+    assert again.tags["lunaops.reproduces"] == evaluation.run_id
+    worktree = project.parent / f"{project.name}-{evaluation.run_id[:8]}"
     assert Path(call(worktree, "dvc", "cache", "dir").strip()).samefile(project / ".dvc" / "cache")
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("repro")
-def test_an_experiments_params_are_restored_and_what_differs_is_named(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = runs(project, monkeypatch)
-    train = store.find("learning_rate=0.0002 slower")
-    assert not train.is_dirty
-    (evaluation,) = store.children(train.run_id)
+def test_a_training_comes_out_equal_and_what_differs_is_named(project: Path, store: RunStore) -> None:
+    first = call(project, "git", "rev-parse", "HEAD~1").strip()
+    train = store.newest("train", first)
+    assert train is not None
+    (evaluation,) = (child for child in store.children(train.run_id) if child.commit == first)
     store._client.log_metric(evaluation.run_id, "test/cpm", evaluation.metrics["test/cpm"] + 2, step=1)
-    said = reproduced(project, train.name, code=1)
-    assert ": equal in " in said[0]
-    assert ": not equal: largest difference 2, in test/cpm: " in said[1]
+    said = reproduced(project, train.run_id, code=1)
+    assert said[0].startswith("train: "), said
+    assert ": equal in " in said[0], said
+    assert ": not equal: largest difference 2, in test/cpm: " in said[1], said

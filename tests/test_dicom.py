@@ -1,6 +1,7 @@
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,7 @@ def edit(path: Path, tag: tuple[int, int], value: str | None) -> None:
         ((0x20, 0x32), None, r"lacks ImagePositionPatient"),
         ((0x20, 0x37), None, r"lacks ImageOrientationPatient"),
         ((0x28, 0x30), None, r"lacks PixelSpacing"),
+        ((0x28, 0x1053), "0.0", r"RescaleSlope \(0028,1053\) is 0, which makes no HU"),
         ((0x28, 0x1052), None, r"lacks RescaleIntercept"),
         ((0x28, 0x1053), None, r"lacks RescaleSlope"),
     ],
@@ -259,6 +261,58 @@ def test_a_file_that_was_cut_off_is_named(part, tmp_path, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(InputError, match=r"1\.2\.3-000\.dcm: not a whole DICOM image"):
         write_scans(tmp_path / "user", part, workers=1)
+
+
+def with_pixels(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Give the file (implicit, little-endian) other PixelData, of the length that it says."""
+    content = path.read_bytes()
+    at = content.rindex(b"\xe0\x7f\x10\x00")
+    pixels = change(content[at + 8 :])
+    path.write_bytes(content[: at + 4] + len(pixels).to_bytes(4, "little") + pixels)
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [(lambda pixels: pixels[:-2], 22), (lambda pixels: pixels + b"ab", 26), (lambda pixels: b"", 0)],
+)
+def test_pixels_that_are_fewer_or_more_than_the_tags_want_are_refused(part, tmp_path, change, got):
+    """GDCM fills up what is missing with whatever was in memory."""
+    path, *_ = write_series(tmp_path / "user", HU)
+    with_pixels(path, change)
+    with pytest.raises(InputError, match=rf"000\.dcm: its PixelData has {got} bytes, wanted 24 for 3 x 4 of 16 bits"):
+        write_scans(tmp_path / "user", part, workers=1)
+    assert not list(part.iterdir())
+
+
+def test_pixels_that_were_cut_off_are_counted(part, tmp_path):
+    path, *_ = write_series(tmp_path / "user", HU)
+    path.write_bytes(path.read_bytes()[:-6])
+    with pytest.raises(InputError, match=r"000\.dcm: (its PixelData has 18 bytes|not a whole DICOM image)"):
+        write_scans(tmp_path / "user", part, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("side", "message"), [(65535, "has 65535 x 65535 voxels, 8192 a side at most"), (8192, "wanted 134217728")]
+)
+def test_sides_that_no_file_of_this_size_can_have_are_refused(part, tmp_path, side, message):
+    for path in write_series(tmp_path / "user", HU):
+        content = path.read_bytes()
+        for tag, was in ((b"\x28\x00\x10\x00", 3), (b"\x28\x00\x11\x00", 4)):
+            element = tag + b"\2\0\0\0"
+            assert element + bytes([was, 0]) in content
+            content = content.replace(element + bytes([was, 0]), element + side.to_bytes(2, "little"))
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        write_scans(tmp_path / "user", part, workers=1)
+
+
+def test_one_byte_of_padding_is_no_pixel(part, tmp_path):
+    odd = np.arange(18, dtype=np.int8).reshape(2, 3, 3)
+    tags = {"x0028_0100": "8", "x0028_0101": "8", "x0028_0102": "7"}
+    path, _ = write_series(tmp_path / "user", odd, **tags)
+    assert path.read_bytes()[-14:-10] == (10).to_bytes(4, "little")
+    write_scans(tmp_path / "user", part, workers=1)
+    assert read_ct(part / "1.2.3.mhd", ANY).hu.tolist() == odd.tolist()
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from lunaops.errors import InputError
 from lunaops.geometry import Grid
 from lunaops.progress import progress
 from lunaops.series import is_series_uid
+from lunaops.sources.dicom_pixels import check_pixels
 from lunaops.sources.disk import check_space
 from lunaops.sources.metaimage import write_metaimage
 from lunaops.sources.slices import Slice, stack
@@ -153,8 +154,9 @@ def _read_slice(path: Path) -> Slice | _Left:
         raise InputError(f"{path}: its SeriesInstanceUID {series_uid!r} has no place in a file name; mend the tag")
     if tags.text("0028|0008", "NumberOfFrames", default="1") != "1":
         raise InputError(f"{path}: many slices in one file (multi-frame); convert it to one file a slice")
-    tags.numbers("0028|1053", "RescaleSlope", 1)  # without them its values are no HU
-    tags.numbers("0028|1052", "RescaleIntercept", 1)
+    if tags.numbers("0028|1053", "RescaleSlope", 1) == (0,):  # GDCM takes it for 1
+        raise InputError(f"{path}: RescaleSlope (0028,1053) is 0, which makes no HU; mend the tag")
+    tags.numbers("0028|1052", "RescaleIntercept", 1)  # without it its values are no HU
     if (unit := tags.text("0028|1054", "RescaleType", default="HU")) not in ("HU", "US", ""):
         raise InputError(f"{path}: its RescaleType is {unit!r}, wanted HU; move the series out of the folder")
     orientation = tags.numbers("0020|0037", "ImageOrientationPatient", 6)
@@ -164,6 +166,7 @@ def _read_slice(path: Path) -> Slice | _Left:
     spacing = tags.numbers("0028|0030", "PixelSpacing", 2)
     if min(spacing) <= 0:
         raise InputError(f"{path}: PixelSpacing must be positive, got {spacing}")
+    check_pixels(path, tags.shape_rc, *tags.numbers("0028|0100", "BitsAllocated", 1))
     return Slice(
         path=path,
         series_uid=series_uid,

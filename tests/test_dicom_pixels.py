@@ -1,4 +1,5 @@
 import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,16 @@ def test_the_length_of_what_is_compressed_tells_nothing(tmp_path):
     check_pixels(path, (3, 4), 16)
     with pytest.raises(InputError, match="has 3 x 8193 voxels, 8192 a side at most"):
         check_pixels(path, (3, 8193), 16)
+
+
+def test_what_is_deflated_is_inflated_and_counted(tmp_path):
+    """GDCM fills up the missing ones of these as well."""
+    for num_bytes in (24, 20):
+        packing = zlib.compressobj(wbits=-15)
+        packed = packing.compress(element(EXPLICIT, 0x7FE00010, "OW", bytes(num_bytes))) + packing.flush()
+        file(tmp_path / f"{num_bytes}.dcm", EXPLICIT, packed, said="1.2.840.10008.1.2.1.99")
+    file(tmp_path / "0.dcm", EXPLICIT, b"\xff" * 9, said="1.2.840.10008.1.2.1.99")
+    check_pixels(tmp_path / "24.dcm", (3, 4), 16)
+    for num_bytes in (20, 0):
+        with pytest.raises(InputError, match=rf"has {num_bytes} bytes, wanted 24"):
+            check_pixels(tmp_path / f"{num_bytes}.dcm", (3, 4), 16)

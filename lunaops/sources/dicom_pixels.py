@@ -3,9 +3,11 @@
 Rules from DICOM PS3.5, 7.1 (elements), 7.5 (sequences), and PS3.10, 7 (the meta group).
 """
 
+import io
 import math
 import os
 import struct
+import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -17,6 +19,7 @@ _UNCOMPRESSED = {  # transfer syntaxes: byte order, whether each element says th
     "1.2.840.10008.1.2.1": ("<", True),
     "1.2.840.10008.1.2.2": (">", True),
 }
+_DEFLATED = "1.2.840.10008.1.2.1.99"  # explicit, little-endian after the meta group
 _TRANSFER_SYNTAX, _PIXEL_DATA = 0x0002_0010, 0x7FE0_0010
 _META = 0x0002  # a group that is always explicit, little-endian
 _ITEMS = 0xFFFE  # the group of what parts a sequence, which never says the kind of its value
@@ -54,14 +57,17 @@ def check_pixels(path: Path, shape_rc: tuple[int, int], bits: float) -> None:
 
 def _pixel_bytes(path: Path) -> int | None:
     """The bytes of PixelData that are in the file, 0 without any; None: compressed, so that they do not tell."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with path.open("rb") as opened:
+        file: BinaryIO = opened
         file.seek(132 if file.read(132)[128:] == b"DICM" else 0)
         syntax = _transfer_syntax(file)
+        if syntax == _DEFLATED:
+            file, syntax = _inflated(file), "1.2.840.10008.1.2.1"
         if syntax not in _UNCOMPRESSED:
             return None
         length = _length_of_pixels(file, *_UNCOMPRESSED[syntax])
-        return min(length, size - file.tell())
+        at = file.tell()
+        return min(length, file.seek(0, os.SEEK_END) - at)
 
 
 def _transfer_syntax(file: BinaryIO) -> str:
@@ -77,6 +83,14 @@ def _transfer_syntax(file: BinaryIO) -> str:
         return syntax
     says_kind = element is not None and element.kind.isalpha() and element.kind.isupper()
     return "1.2.840.10008.1.2.1" if says_kind else "1.2.840.10008.1.2"
+
+
+def _inflated(file: BinaryIO) -> BinaryIO:
+    """The rest of the file inflated, as much of it as a slice can be; of damaged ones none."""
+    try:
+        return io.BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), 4 * _MAX_SIDE**2))
+    except zlib.error:
+        return io.BytesIO()
 
 
 def _length_of_pixels(file: BinaryIO, order: str, explicit: bool) -> int:

@@ -16,7 +16,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from server import Handler, Zenodo, answer, drop_after, ignore_range, say, serve, served
+from server import Fault, Handler, Zenodo, answer, drop_after, ignore_range, say, serve, served
 
 from lunaops.errors import InputError
 from lunaops.sources import download as module
@@ -201,6 +201,27 @@ def test_what_will_not_change_is_one_line_at_once_and_costs_nothing_that_came(br
     assert len(server.ranges) == 1
     assert bring() == CONTENT
     assert server.ranges[1] == "bytes=1000-"
+
+
+def say_line(line: bytes) -> Fault:
+    def fault(handler: Handler, content: bytes) -> None:
+        handler.wfile.write(line + b"\r\n\r\n")
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"HTTP/1.1 404 No\x1b[31m\0t \rhere\x85\t!" + b"?" * 999, r"answers 404 No\[31mt here !\?{66}\.\.\.;"),
+        (b"\x1b[2JSSH\0\rx", r"connection lost \(\[2JSSH x\)"),
+    ],
+)
+def test_what_a_server_says_can_neither_paint_nor_break_nor_flood_the_line(bring, server, line, said):
+    server.always = say_line(line)
+    with pytest.raises(InputError, match=said) as error:
+        bring(pauses_s=())
+    assert str(error.value).isprintable()
 
 
 def test_a_redirect_keeps_the_range(bring, server):

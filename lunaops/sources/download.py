@@ -23,6 +23,7 @@ PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before each new try; from t
 LONGEST_PAUSE_S = 600.0  # whatever the server asks for
 TIMEOUT_S = 60.0  # without any byte; and for _BLOCK bytes: what is slower counts as an interruption
 _CONNECT_S = 10.0
+_SAID = 80  # characters of what a server says, in a message
 _BLOCK = 1 << 16
 _READ = 1 << 18
 
@@ -152,7 +153,7 @@ def _request(url: str, start: int) -> requests.Response:
     try:
         return requests.get(url, headers=headers, stream=True, timeout=(_CONNECT_S, TIMEOUT_S))
     except ValueError as error:  # also an address to which the server redirects
-        raise InputError(f"{url}: {' '.join(str(error).split())}; mend fetch.base_url") from error
+        raise InputError(f"{url}: {_plain(str(error))}; mend fetch.base_url") from error
 
 
 def _append(response: requests.Response, part: _Part, end: int | None) -> None:
@@ -189,10 +190,18 @@ def _connection(url: str) -> Iterator[None]:
         reason = _innermost(error)
         said = (reason.strerror if isinstance(reason, OSError) else None) or str(reason) or type(reason).__name__
         if isinstance(reason, ssl.SSLCertVerificationError):
-            raise InputError(f"{url}: {reason.verify_message}; mend the certificates or fetch.base_url") from error
-        raise _InterruptedError(f"connection lost ({said})") from error
+            raise InputError(
+                f"{url}: {_plain(reason.verify_message)}; mend the certificates or fetch.base_url"
+            ) from error
+        raise _InterruptedError(f"connection lost ({_plain(said)})") from error
     except requests.RequestException as error:
-        raise InputError(f"{url}: {' '.join(str(error).split())}; mend fetch.base_url") from error
+        raise InputError(f"{url}: {_plain(str(error))}; mend fetch.base_url") from error
+
+
+def _plain(said: str) -> str:
+    """What came from a server, fit for a line: its printable characters, the first of them."""
+    line = " ".join("".join(char for char in said if char.isprintable() or char.isspace()).split())
+    return line if len(line) <= _SAID else f"{line[:_SAID]}..."
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -210,7 +219,7 @@ def _check_status(url: str, response: requests.Response) -> None:
         raise _InterruptedError(f"the server answers {status}", _seconds(response.headers.get("Retry-After", "")))
     if status not in (requests.codes.ok, requests.codes.partial):
         raise InputError(
-            f"{url}: the server answers {status} {response.reason}; "
+            f"{url}: the server answers {status} {_plain(response.reason or '')}; "
             "fetch.base_url must lead to Zenodo or to a mirror with the same paths"
         )
     if response.headers.get("Content-Type", "").startswith("text/html"):

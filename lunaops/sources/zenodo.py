@@ -56,7 +56,10 @@ def fetch_part(
     for file, md5 in zip(wanted, md5s, strict=True):
         receipts.add(file.name, Receipt(md5, _unpack(archives / file.name, folder, part)))
     if part != "labels":
-        _check_scans(part, folder)
+        try:
+            _check_scans(part, folder)
+        except InputError as error:  # the folder is gone when this is read
+            raise InputError(str(error).replace(f"{folder}/", f"{files[part][0].name}/")) from error
     receipts.write()
 
 

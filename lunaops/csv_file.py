@@ -17,7 +17,9 @@ from lunaops.numerals import number_of
 from lunaops.series import is_series_uid
 
 _NAMES = {"seriesuid": "series_uid", "coordX": "x", "coordY": "y", "coordZ": "z"}
-_LINES = re.compile(rb'(?:"[^"]*"?|[^"\r\n]+)+')  # a line end in quotes does not end the line
+# As pyarrow reads it: a quote opens at the start of a field alone, and a line end in quotes does not end the line.
+_FIELD = rb'(?:"(?:[^"]++|"")*+"?)?[^,\r\n]*'
+_LINES = re.compile(rb"(?=[^\r\n])" + _FIELD + rb"(?:," + _FIELD + rb")*")
 _SHOWN = 80  # characters of a bad line
 
 
@@ -69,9 +71,9 @@ class CsvFile:
         return self.line_of_row(int(np.flatnonzero(wrong)[0]) + 1)  # the header is row 0
 
     def line_of_row(self, row: int) -> str:
-        """'file, line N', counting every line of the file from 1, empty ones too."""
+        """'file, line N', counting every line of the file from 1, empty ones too; `row` counts those that are not."""
         filled = (match.start() for match in _LINES.finditer(self.data) if match[0].strip())
-        before = self.data[: next(islice(filled, row, None))]
+        before = self.data[: next(islice(filled, row, None), len(self.data))]
         return f"{self.path}, line {len(before.splitlines()) + 1}"
 
     def filled_lines(self) -> Iterator[bytes]:
@@ -113,11 +115,15 @@ class CsvFile:
             raise InputError(f"{self.path}: not a CSV file: {shown(' '.join(str(error).split()))}") from error
 
     def _read(self, types: dict[str, pa.DataType]) -> pa.Table:
-        bad: list[arrow_csv.InvalidRow] = []
+        bad: list[tuple[int, arrow_csv.InvalidRow]] = []
+        num_blank = 0
 
         def keep(row: arrow_csv.InvalidRow) -> str:
-            if row.text.strip():
-                bad.append(row)
+            nonlocal num_blank
+            if row.text.encode().strip():
+                bad.append(((row.number or 1) - 1 - num_blank, row))
+            else:
+                num_blank += 1
             return "skip"
 
         table = arrow_csv.read_csv(
@@ -127,9 +133,10 @@ class CsvFile:
             arrow_csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[], check_utf8=False),
         )
         if bad:
+            number, row = bad[0]
             raise InputError(
-                f"{self.line_of_row((bad[0].number or 1) - 1)}: {bad[0].actual_columns} fields, the header has "
-                f"{bad[0].expected_columns}: {shown(bad[0].text)}; fields end at a comma, numbers want a decimal point"
+                f"{self.line_of_row(number)}: {row.actual_columns} fields, the header has {row.expected_columns}: "
+                f"{shown(row.text)}; fields end at a comma, numbers want a decimal point"
             )
         return table
 

@@ -81,10 +81,14 @@ def test_a_file_of_a_header_alone_has_no_rows(tmp_path: Path) -> None:
         (HEADER + '1.2,0,"1,5",0,0\n', "line 2: coordY must be a number, got '1,5'"),
         (HEADER + "1.2,0\n", "line 2: 2 fields, the header has 5: '1.2,0'"),
         (HEADER + "\n1.2,0,0,0,0\n1.2,0\n", "line 4: 2 fields, the header has 5: '1.2,0'"),
+        (HEADER + " \n1.2,0,0,0,0\n\t\n1.2,0\n", "line 5: 2 fields, the header has 5: '1.2,0'"),
+        (HEADER + " \n1.2,0,zero,0,0\n", "line 3: coordY must be a number, got 'zero'"),
         (HEADER + "1.2,1,5,2,5,3,5,1\n", "line 2: 8 fields, the header has 5: .*; .* numbers want a decimal point"),
         (HEADER + "0,1.2,0,0,0,0\n", "line 2: 6 fields, the header has 5"),
         (HEADER + "1.2,0,0,0,0,\n", "line 2: 6 fields, the header has 5: '1.2,0,0,0,0,'"),
         (HEADER + '1.2,0,0,0,"0\n1.2,0,0,0,0\n', "line 2: class must be a number|line 2: .* fields"),
+        (HEADER + '1.2,0,0,0,1\n1.2,1"5,0,0,1\n1.2,0,0,0,1\n1.2,0,0,0\n', "line 5: 4 fields, the header has 5"),
+        (HEADER + '1.2,1"5,0,0,1\n1.2,0,0,0,1\n', "line 2: coordX must be a number, got '1\"5'"),
         (HEADER + "1.2,0,0,0,2\n", "line 2: class must be 0 or 1, got 2"),
         (HEADER + "1.2,0,0,0,0\n../../etc,0,0,0,0\n", "line 3: seriesuid '../../etc' has no place in a file name"),
         (HEADER + "..,0,0,0,0\n", "line 2: seriesuid '..' has no place"),
@@ -173,8 +177,12 @@ def mutations(draw: st.DrawFn) -> bytes:
     return encoded[: draw(st.integers(0, len(encoded)))] if draw(st.booleans()) else encoded
 
 
+# rows whose quotes are anywhere: inside a field they are not those that hold a line end
+quoted = st.text('",\n\r1 ', max_size=60).map(lambda text: (HEADER + text).encode())
+
+
 @settings(max_examples=200)
-@given(mutations() | st.binary(max_size=200) | st.binary(max_size=100).map(HEADER.encode().__add__))
+@given(mutations() | st.binary(max_size=200) | st.binary(max_size=100).map(HEADER.encode().__add__) | quoted)
 def test_any_bytes_give_a_table_or_a_clear_line(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "candidates.csv"
     path.write_bytes(text)
@@ -184,6 +192,23 @@ def test_any_bytes_give_a_table_or_a_clear_line(tmp_path_factory: pytest.TempPat
         except InputError as error:
             assert "\n" not in str(error)
             assert len(str(error)) < 500
+
+
+FIELDS = ["1.2", "", '5"', '1"5', '""', '"a"""', '"a,b"', '"a""\n"5', '"\r"', '"\r\n"', 'a"\\']
+
+
+@settings(max_examples=200)
+@given(st.lists(st.lists(st.sampled_from(FIELDS), min_size=4, max_size=6), max_size=8), st.sampled_from(["\n", "\r\n"]))
+def test_the_first_row_with_too_few_or_too_many_fields_is_named_wherever_quotes_are(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], newline: str
+) -> None:
+    lines = [HEADER.strip(), *(",".join(row) for row in rows), "1.2"]
+    path = tmp_path_factory.getbasetemp() / "candidates.csv"
+    path.write_bytes(newline.join(lines).encode())
+    wrong = next((number for number, row in enumerate(rows, start=1) if len(row) != 5), len(lines) - 1)
+    line = len(newline.join(lines[:wrong]).splitlines()) + 1
+    with pytest.raises(InputError, match=f"line {line}: .* fields, the header has 5: "):
+        read_candidates_csv(path)
 
 
 def test_the_real_labels(slabs: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lunaops.crops import CropReader
+from lunaops.errors import InputError
 
 _AHEAD = 2  # batches for each thread that are ready or under way
 
@@ -26,7 +27,10 @@ class Batch(NamedTuple):
 
 
 class CropDataset(Dataset[Batch]):
-    """The candidates of some splits, or of one series, or some by id, with their crops; gathers a batch at a time."""
+    """The candidates of some splits, or of one series, or some by id, with their crops; gathers a batch at a time.
+
+    Raises InputError for a series or an id that the table lacks; a split may be empty.
+    """
 
     def __init__(
         self,
@@ -39,9 +43,9 @@ class CropDataset(Dataset[Batch]):
     ) -> None:
         chosen = candidates["split"].isin(splits)
         if series_uid is not None:
-            chosen &= candidates["series_uid"] == series_uid
+            chosen &= _of_series(candidates, series_uid)
         if candidate_ids is not None:
-            chosen &= candidates["candidate_id"].isin(candidate_ids)
+            chosen &= _by_id(candidates, candidate_ids)
         row_in_block = candidates.groupby("series_uid", sort=False).cumcount()
         self.table = candidates[chosen].reset_index(drop=True)
         self.crops = crops
@@ -68,6 +72,20 @@ class CropDataset(Dataset[Batch]):
         for target, (series, row) in zip(hu.numpy(), places, strict=True):
             target[0] = self.crops.crop(self._series[series], row)
         return Batch(hu, torch.from_numpy(self.is_nodule[index_a]), torch.from_numpy(index_a))
+
+
+def _of_series(candidates: pd.DataFrame, series_uid: str) -> "pd.Series[bool]":
+    found = candidates["series_uid"] == series_uid
+    if not found.any():
+        raise InputError(f"the table of candidates has none of series {series_uid}")
+    return found
+
+
+def _by_id(candidates: pd.DataFrame, candidate_ids: Collection[int]) -> "pd.Series[bool]":
+    missing = sorted(set(candidate_ids) - set(candidates["candidate_id"]))
+    if missing:
+        raise InputError(f"the table of candidates lacks {len(missing)} of the ids asked for, the first {missing[0]}")
+    return candidates["candidate_id"].isin(candidate_ids)
 
 
 class Order(Protocol):

@@ -67,6 +67,13 @@ def test_candidates_can_be_asked_for_and_keep_their_own_crops() -> None:
     assert len(CropDataset(CANDIDATES, FilledCrops(), splits=["train"], candidate_ids=[10])) == 0
 
 
+def test_a_series_or_candidates_that_the_table_lacks_are_named() -> None:
+    with pytest.raises(InputError, match="has none of series nope"):
+        CropDataset(CANDIDATES, FilledCrops(), series_uid="nope")
+    with pytest.raises(InputError, match="lacks 2 of the ids asked for, the first 14"):
+        CropDataset(CANDIDATES, FilledCrops(), candidate_ids=[15, 11, 14])
+
+
 def test_the_table_does_not_travel_to_workers() -> None:
     dataset = CropDataset(CANDIDATES, FilledCrops())
     sent = pickle.loads(pickle.dumps(dataset))

@@ -18,7 +18,15 @@ from lunaops.tables import Scan, write_table
 
 MERGE = MergeParams(box_fraction=0.25)
 SPLIT = SplitParams(
-    strategy="subset", val=("subset1",), test=("subset2",), fold=0, seed=1, val_share=0.1, test_share=0.1, val_stride=10
+    strategy="subset",
+    val=("subset1",),
+    test=("subset2",),
+    fold=0,
+    folds=(0,),
+    seed=1,
+    val_share=0.1,
+    test_share=0.1,
+    val_stride=10,
 )
 XYZ = ["x", "y", "z"]
 

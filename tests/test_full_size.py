@@ -98,7 +98,7 @@ def test_every_row_of_a_full_merge_is_what_the_rules_say(tmp_path: Path, slabs: 
     write_labels(real, tmp_path, num_candidates)
     scans = scans_of(real)
     split = SplitParams(
-        strategy="k_fold", val=(), test=(), fold=8, seed=1, val_share=0.1, test_share=0.1, val_stride=10
+        strategy="k_fold", val=(), test=(), fold=8, folds=(8,), seed=1, val_share=0.1, test_share=0.1, val_stride=10
     )
     labels = read_labels(tmp_path, "candidates")
     assert len(labels.candidates) == num_candidates

@@ -10,7 +10,15 @@ UIDS = [f"1.3.{number}" for number in range(2000)]
 
 
 def split_of(strategy: str, **changes) -> SplitParams:
-    values = {"val": ("subset3",), "test": ("subset4",), "fold": 0, "seed": 1, "val_share": 0.1, "test_share": 0.2}
+    values = {
+        "val": ("subset3",),
+        "test": ("subset4",),
+        "fold": 0,
+        "folds": (0,),
+        "seed": 1,
+        "val_share": 0.1,
+        "test_share": 0.2,
+    }
     return SplitParams(**{"strategy": strategy, "val_stride": 10, **values, **changes})
 
 

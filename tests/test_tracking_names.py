@@ -62,9 +62,12 @@ def test_a_dvc_experiment_lends_its_name(committed_params: dict[str, Any], monke
 
 
 def test_the_commit_and_its_dirt_are_tagged(store: "MlflowClient", committed_params: dict[str, Any]) -> None:
+    Path("code.py").write_text("1")
+    subprocess.run(["git", "add", "code.py"], check=True)
+    subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qm", "code"], check=True)
     with start(params=committed_params) as clean:
         pass
-    Path("params.yaml").write_text("changed: true")
+    Path("code.py").write_text("2")
     with start(params=committed_params) as dirty:
         pass
     tags = run_of(store, clean).data.tags

@@ -4,12 +4,19 @@ Each crop has its xxh3_64; the xxh3_128 of these is the block's digest, which th
 as it is used: opening it checks its size and the list of digests, and each crop is held against its own digest when a
 process first reads it. Digesting whole blocks when they are opened would have every worker read LUNA16's 81 GB before
 it trains; digesting a crop costs a fifth of copying it, and only the first time.
+
+Reading a map behind the end of its file kills a process (SIGBUS), so the file's size is looked at before a crop is
+first read. What remains is a file that is cut short between that look and the reading, or after the crop was checked:
+nothing of ours shortens a block, it is replaced by another file.
 """
 
+import mmap
 import resource
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -31,15 +38,16 @@ def block_digest(digests: Digests) -> str:
 class StoredBlock:
     """One scan's crops, `hu` (n, slices, rows, columns), memory-mapped and read-only; `digest` names its content."""
 
-    def __init__(self, hu: HuArray, digests: Digests) -> None:
-        self.hu = hu
+    def __init__(self, file: mmap.mmap, shape: tuple[int, ...], digests: Digests) -> None:
+        self.hu: HuArray = np.frombuffer(file, np.int16).reshape(shape)
+        self._file = file
         self.digest = block_digest(digests)
         self._digests: list[int] = digests.tolist()
-        self.checked = bytearray(len(hu))  # 1: this process has held the crop against its digest
+        self.checked = bytearray(len(self.hu))  # 1: this process has held the crop against its digest
 
     def is_sound(self, row: int) -> bool:
         """Whether the crop at `row` is what was written; looks once, then remembers."""
-        if not self.checked[row]:
+        if not self.checked[row] and self._file.size() >= self.hu.nbytes:
             self.checked[row] = xxhash.xxh3_64_intdigest(self.hu[row].data) == self._digests[row]
         return bool(self.checked[row])
 
@@ -65,12 +73,12 @@ class Entry:
         return False
 
     def mapped(self, shape: tuple[int, ...]) -> StoredBlock | None:
-        """The block, memory-mapped; None where another process has removed or replaced it by now."""
+        """The block, memory-mapped; None where it has been removed, replaced or cut short by now."""
         _allow_many_files()
         try:
             with self.file.open("rb") as file:
-                return StoredBlock(np.asarray(np.memmap(file, np.int16, "r", shape=shape)), self.digests)
-        except FileNotFoundError:
+                return StoredBlock(mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ), shape, self.digests)
+        except (FileNotFoundError, ValueError):  # a ValueError: it has been cut short by now
             return None
         except OSError as error:
             raise InputError(f"{self.file}: a block of crops cannot be read: {error.strerror}") from error
@@ -83,6 +91,26 @@ class Entry:
         with self.file.open("rb", buffering=0) as file:
             read = (xxhash.xxh3_64_intdigest(file.read(crop_bytes)) for _ in self.digests)
             return sum(found != wanted for found, wanted in zip(read, self.digests.tolist(), strict=True))
+
+
+class Unnamed(NamedTuple):
+    """Files of blocks that the index does not name: how many, and their bytes."""
+
+    files: int = 0
+    size: int = 0
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> "Unnamed":
+        """The amount of these files, of those that are still there."""
+        sizes = []
+        for path in paths:
+            with suppress(FileNotFoundError):
+                sizes.append(path.stat().st_size)
+        return cls(len(sizes), sum(sizes))
+
+    def __str__(self) -> str:
+        amount = f"{self.size} bytes ({self.size / 1e9:.2f} GB)"
+        return f"{self.files} files of blocks, {amount}, that the index does not name"
 
 
 def _allow_many_files() -> None:

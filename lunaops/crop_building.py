@@ -48,9 +48,10 @@ def build_blocks(
         if series_uid in centers
     ]
     with _Builder(raw, geometry, folder) as builder:
+        why = "a build was killed" if builder.cache.entries() else "the index was lost, or the first build was killed"
         swept = builder.cache.sweep()
-        if swept:
-            logger.info("removed %d files of a build that was killed", swept)
+        if swept.files:
+            logger.info("removed %s: %s", swept, why)
         there = {job.series_uid: block for job in jobs if (block := builder.known(job)) is not None}
     built = _build([job for job in jobs if job.series_uid not in there], raw, geometry, folder, workers)
     num_cut = 0

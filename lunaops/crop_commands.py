@@ -44,16 +44,21 @@ def verify(
     A damaged block needs no help: whoever reads it cuts it again. With --drop that is done by the next build.
     """
     with CropCache(cache_folder()) as cache:
-        orphans = cache.sweep()
         entries = cache.entries()
+        unnamed = cache.sweep() if entries else cache.unnamed()
         damaged = [(entry, count) for entry, count in _verified(entries) if count]
         for entry, count in damaged:
             typer.echo(f"damaged: {entry.file}: {count} of {len(entry.digests)} crops; {entry.key}")
         if drop:
             cache.remove(entry.key for entry, _ in damaged)
     typer.echo(f"{_amount(entries)} read in {cache_folder()}: {len(damaged)} damaged{', removed' if drop else ''}")
-    if orphans:
-        typer.echo(f"removed {orphans} files of a build that was killed")
+    if unnamed.files and not entries:
+        raise InputError(
+            f"{cache_folder()}: the index is lost, or the first build was killed: there are {unnamed}; "
+            "`cache clear --all` or the next build gives the room back"
+        )
+    if unnamed.files:
+        typer.echo(f"removed {unnamed}: a build was killed, or their entries were damaged")
     if damaged:
         again = "run `dvc repro -f build-cache`" if drop else "they are cut again when they are read; or add --drop"
         raise InputError(f"{len(damaged)} of {len(entries)} blocks are damaged: {again}")
@@ -71,12 +76,15 @@ def clear(
     kept = set() if everything else _named(data)
     with CropCache(cache_folder()) as cache:
         removed = [entry for entry in cache.entries() if entry.key not in kept]
+        unnamed = cache.unnamed()
         if everything:
             cache.clear()
         else:
             cache.remove(entry.key for entry in removed)
             cache.sweep()
     typer.echo(f"removed {_amount(removed)} from {cache_folder()}")
+    if everything and unnamed.files:
+        typer.echo(f"and {unnamed}")
 
 
 def _verified(entries: list[Entry]) -> list[tuple[Entry, int]]:

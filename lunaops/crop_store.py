@@ -1,4 +1,4 @@
-"""The crop cache on disk: blocks of crops by key, in a folder that many processes share; the one door to diskcache.
+"""The crop cache on disk: blocks of crops by key, in a folder that many processes share.
 
 diskcache keeps each block as a file of its own, its int16 crops and nothing else, and an index, cache.db, in SQLite. A
 block's row in it carries the digests of its crops (crop_block.py says why).
@@ -19,24 +19,31 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import diskcache
 import numpy as np
 import platformdirs
 import xxhash
 
-from lunaops.crop_block import Digests, Entry, StoredBlock, block_digest
+from lunaops.crop_block import Digests, Entry, StoredBlock, Unnamed, block_digest
+from lunaops.crop_index import (
+    INDEX,
+    LOCKED_FOR_SECONDS,
+    PLAIN_VALUE,
+    WELL_FORMED,
+    connect,
+    drop_malformed,
+    identity,
+    is_writable,
+    open_writer,
+    shows_damage,
+)
 from lunaops.ct import HuArray
 from lunaops.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-LOCKED_FOR_SECONDS = 60.0  # how long a writer waits for another one's transaction; they take milliseconds
-_INLINE_BYTES = 1024  # what is shorter lies in cache.db itself
-_INDEX = "cache.db"
 
 
 def cache_folder() -> Path:
@@ -50,7 +57,9 @@ class CropCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._index = folder / INDEX
         self._writer: diskcache.Cache | None = None
+        self._writes_to: tuple[int, int] | None = None
 
     def __enter__(self) -> "CropCache":
         return self
@@ -91,8 +100,7 @@ class CropCache:
             cache.set(key, _Stream(cut(), digests), read=True, tag=digests.data)
 
         try:
-            with self._locked(fcntl.LOCK_SH):
-                self._write(write)
+            self._write(write)
         except InputError:
             self.sweep()
             raise
@@ -100,7 +108,7 @@ class CropCache:
 
     def recall(self, name: str) -> str | None:
         """The word that was remembered under `name`."""
-        rows = self._select("SELECT value FROM Cache WHERE key = ? AND filename IS NULL", (name,))
+        rows = self._select(f"SELECT value FROM Cache WHERE key = ? AND {PLAIN_VALUE}", (name,))
         return str(rows[0][0]) if rows else None
 
     def remember(self, name: str, word: str) -> None:
@@ -108,15 +116,14 @@ class CropCache:
         self._write(lambda cache: cache.set(name, word))
 
     def entries(self, key: str | None = None) -> list[Entry]:
-        """Every block, by key, or the one under `key`. Raises InputError for what no version of lunaops wrote."""
-        query = "SELECT key, filename, size, tag, mode FROM Cache WHERE filename IS NOT NULL"
-        rows = self._select(f"{query} ORDER BY key") if key is None else self._select(f"{query} AND key = ?", (key,))
-        if any(mode != diskcache.core.MODE_BINARY for *_, mode in rows):
-            raise InputError(f"{self.folder}: holds an entry that no version of lunaops wrote: clear that folder")
-        return [
-            Entry(str(key), self.folder / file, size, np.frombuffer(tag if isinstance(tag, bytes) else b"", "<u8"))
-            for key, file, size, tag, _ in rows
-        ]
+        """Every block, by key, or the one under `key`; what no version of lunaops wrote so is dropped, and logged."""
+        query = f"SELECT key, filename, size, tag FROM Cache WHERE {WELL_FORMED}"
+        if key is None:
+            self._drop_malformed()
+            rows = self._select(f"{query} ORDER BY key")
+        else:
+            rows = self._select(f"{query} AND key = ?", (key,))
+        return [Entry(key, self.folder / file, size, np.frombuffer(tag, "<u8")) for key, file, size, tag in rows]
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove entries; readers that have mapped a block keep it."""
@@ -124,26 +131,39 @@ class CropCache:
             self._write(lambda cache, key=key: cache.delete(key))  # type: ignore[misc]
 
     def clear(self) -> None:
-        """Remove everything."""
-        self._write(lambda cache: cache.clear())
-        self.sweep()
+        """Remove everything, whatever state it is in."""
+        with self._locked(fcntl.LOCK_EX):
+            self.__exit__()
+            for path in (*self.folder.glob(f"{INDEX}*"), *self._files()):
+                path.unlink(missing_ok=True)
 
-    def sweep(self) -> int:
-        """Remove the files of writers that were killed before they had entered them; how many there were.
+    def unnamed(self) -> Unnamed:
+        """What the index does not name, while nobody writes: left by a build that was killed, or by a lost index."""
+        return Unnamed.of(self._unnamed())
+
+    def sweep(self) -> Unnamed:
+        """Remove what the index does not name; how much that was.
 
         Does nothing while another process writes: the next build comes by.
         """
         if not self.folder.is_dir() or not os.access(self.folder, os.W_OK):
-            return 0
+            return Unnamed()
         try:
             with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
-                entered = {entry.file for entry in self.entries()}
-                orphans = [path for path in self.folder.glob("??/??/*.val") if path not in entered]
-                for path in orphans:
+                paths = self._unnamed()
+                amount = Unnamed.of(paths)
+                for path in paths:
                     path.unlink(missing_ok=True)
-                return len(orphans)
+                return amount
         except BlockingIOError:
-            return 0
+            return Unnamed()
+
+    def _files(self) -> Iterator[Path]:
+        return self.folder.glob("??/??/*.val")
+
+    def _unnamed(self) -> list[Path]:
+        entered = {entry.file for entry in self.entries()}
+        return [path for path in self._files() if path not in entered]
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:
@@ -159,56 +179,78 @@ class CropCache:
 
     def _write(self, action: Callable[[diskcache.Cache], Any]) -> None:
         def with_writer() -> None:
-            if self._writer is None:
-                self._writer = _open_writer(self.folder)
+            if self._writer is None or self._writes_to != identity(self._index):  # cleared, or put aside
+                self.__exit__()
+                self._writer = open_writer(self.folder)
+                self._writes_to = identity(self._index)
+                self._log_dropped(drop_malformed(self._index))
             action(self._writer)
 
         try:
-            self._healed(with_writer)
-        except (OSError, sqlite3.Error) as error:
+            with self._locked(fcntl.LOCK_SH):
+                self._healed(with_writer)
+        except sqlite3.Error as error:
             raise self._unusable(error) from error
         except diskcache.Timeout as error:
             raise InputError(
-                f"{self.folder}: another process has held {_INDEX} for {LOCKED_FOR_SECONDS:.0f} s: end it, or wait"
+                f"{self.folder}: another process has held {INDEX} for {LOCKED_FOR_SECONDS:.0f} s: end it, or wait"
             ) from error
 
     def _select(self, query: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
-        if not (self.folder / _INDEX).is_file():
-            return []
-
-        def with_reader() -> list[tuple[Any, ...]]:
-            with closing(_connect(self.folder / _INDEX)) as index:
+        def select() -> list[tuple[Any, ...]]:
+            with closing(connect(self._index)) as index:
                 return index.execute(query, values).fetchall()
 
+        return self._read(select, [])
+
+    def _drop_malformed(self) -> None:
+        self._log_dropped(self._read(lambda: drop_malformed(self._index), 0))
+
+    def _log_dropped(self, num_dropped: int) -> None:
+        if num_dropped:
+            logger.warning(
+                "%s: %d damaged entries are dropped: their blocks will be cut again", self._index, num_dropped
+            )
+
+    def _read(self, action: Callable[[], T], nothing: T) -> T:
+        def of_table() -> T:
+            if not self._index.is_file():
+                return nothing
+            try:
+                return action()
+            except sqlite3.OperationalError as error:
+                if "no such table: Cache" in str(error):  # another process is just making it, or it was emptied
+                    return nothing
+                raise
+
         try:
-            return self._healed(with_reader)
+            return self._healed(of_table)
         except sqlite3.Error as error:
-            if "no such table" in str(error):  # another process is just making it, or it was emptied
-                return []
             raise self._unusable(error) from error
 
     def _healed(self, action: Callable[[], T]) -> T:
         """What `action` gives; an index that is damaged is put aside and begun anew, without any block."""
+        before = identity(self._index)
         try:
             return action()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) or not os.access(self.folder, os.W_OK):
-                raise  # locked, full, read-only: nothing is damaged, or nothing can be mended
-            self._put_index_aside(error)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if not shows_damage(error) or not is_writable(self._index):
+                raise  # nothing is damaged, or nothing can be mended
+            self._put_index_aside(error, before or identity(self._index))
             return action()
 
-    def _put_index_aside(self, error: sqlite3.Error) -> None:
+    def _put_index_aside(self, error: Exception, damaged: tuple[int, int] | None) -> None:
         self.__exit__()
-        index = self.folder / _INDEX
         with _flock(self.folder / "healing.lock", fcntl.LOCK_EX):
-            if _is_damaged(index):  # else another process was first
+            if identity(self._index) == damaged:  # else another process was first
                 logger.warning(
-                    "%s is damaged (%s): it is now %s.damaged, and every block will be cut again", index, error, _INDEX
+                    "%s is damaged (%s): it is now %s.damaged, and every block will be cut again",
+                    *(self._index, error, INDEX),
                 )
-                for name in (f"{_INDEX}-wal", f"{_INDEX}-shm"):
+                for name in (f"{INDEX}-wal", f"{INDEX}-shm"):
                     (self.folder / name).unlink(missing_ok=True)
                 with suppress(FileNotFoundError):
-                    index.replace(self.folder / f"{_INDEX}.damaged")
+                    self._index.replace(self.folder / f"{INDEX}.damaged")
 
     def _unusable(self, error: Exception) -> InputError:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -240,30 +282,6 @@ class _Stream:
             self._digests[self._done] = xxhash.xxh3_64_intdigest(crop.data)
             self._done += 1
         return chunk.data.cast("B")
-
-
-def _open_writer(folder: Path) -> diskcache.Cache:
-    return diskcache.Cache(
-        str(folder),
-        timeout=LOCKED_FOR_SECONDS,
-        eviction_policy="none",
-        size_limit=2**62,
-        disk_min_file_size=_INLINE_BYTES,
-    )
-
-
-def _connect(index: Path) -> sqlite3.Connection:
-    """A connection that reads. In a read-only folder SQLite cannot follow writers, so there are to be none."""
-    how = "mode=rw" if os.access(index.parent, os.W_OK) and os.access(index, os.W_OK) else "immutable=1"
-    return sqlite3.connect(f"file:{quote(str(index.absolute()))}?{how}", uri=True, timeout=LOCKED_FOR_SECONDS)
-
-
-def _is_damaged(index: Path) -> bool:
-    try:
-        with closing(_connect(index)) as connection:
-            return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",))
-    except sqlite3.DatabaseError:
-        return True
 
 
 @contextmanager

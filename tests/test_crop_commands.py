@@ -73,6 +73,24 @@ def test_verify_drops_what_is_damaged_and_the_next_build_brings_it_back(data: Pa
     assert call("verify").exit_code == 0
 
 
+def test_verify_says_that_the_index_is_lost_and_leaves_the_blocks_until_a_build(data: Path) -> None:
+    cache = data.parent / "cache"
+    (cache / "cache.db").unlink()
+    done = call("verify")
+    assert "there are 3 files of blocks, 256 bytes" in str(done.exception)
+    assert "the index is lost, or the first build was killed" in str(done.exception)
+    assert len(blocks_on_disk(cache)) == 3
+    build(data / "raw", cache)
+    assert len(blocks_on_disk(cache)) == 2
+    assert call("verify").exit_code == 0
+
+
+def test_clear_all_says_what_the_index_did_not_name(data: Path) -> None:
+    (data.parent / "cache" / "cache.db").write_bytes(b"no index")
+    assert "and 3 files of blocks, 256 bytes (0.00 GB), that the index does not name" in call("clear", "--all").output
+    assert blocks_on_disk(data.parent / "cache") == []
+
+
 def test_clear_keeps_what_the_manifest_names(data: Path) -> None:
     assert call("clear", "--data", str(data)).output.startswith("removed 1 blocks, 1 crops, 64 bytes")
     assert "2 blocks, 3 crops" in call("stats", "--data", str(data)).output

@@ -1,17 +1,19 @@
 import fcntl
 import os
+import random
 import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from lunaops import crop_store
+from lunaops import crop_index, crop_store
 from lunaops.crop_store import CropCache, cache_folder, file_name
 from lunaops.errors import InputError
 
@@ -116,8 +118,11 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 
     with diskcache.Cache(str(tmp_path)) as foreign:
         foreign.set("a", {"a": "pickle" * 10_000})
-    with pytest.raises(InputError, match="holds an entry that no version of lunaops wrote"):
-        kept(tmp_path)
+    assert kept(tmp_path) is None
+    with CropCache(tmp_path) as cache:
+        assert cache.entries() == []
+        cache.put("a", chunks, 3)
+    assert kept(tmp_path) == CROPS.tolist()
 
 
 # The index
@@ -147,11 +152,105 @@ def test_a_damaged_index_is_put_aside_and_begun_anew(
         if first == "read":
             assert cache.open("a", SHAPE) is None
         if first == "sweep":
-            assert cache.sweep() == 1
+            assert cache.sweep().files == 1
         cache.put("a", chunks, 3)
     assert kept(folder) == CROPS.tolist()
     assert "cache.db is damaged" in caplog.text
     assert (folder / "cache.db.damaged").exists()
+
+
+def changed(folder: Path, statement: str) -> None:
+    with closing(sqlite3.connect(folder / "cache.db")) as index, index:
+        index.execute(statement)
+
+
+ROWS = [
+    "tag = x'0102030405'",
+    "tag = NULL",
+    "tag = 7",
+    "size = NULL",
+    "size = 'x'",
+    "mode = 4 + 1",
+    "mode = NULL",
+    "key = x'00'",
+    "key = CAST(x'61ff' AS TEXT)",
+    "filename = '../../outside'",
+    "filename = CAST(x'ff' AS TEXT)",
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_damaged_entry_is_dropped_and_the_others_stay(folder: Path, row: str, caplog) -> None:
+    with CropCache(folder) as cache:
+        cache.put("b", chunks, 3)
+    changed(folder, f"UPDATE Cache SET {row} WHERE key = 'a'")
+    assert kept(folder) is None
+    with CropCache(folder) as cache:
+        assert [[entry.key for entry in cache.entries()] for _ in range(2)] == [["b"], ["b"]]
+        assert caplog.text.count("1 damaged entries are dropped") == 1
+        cache.put("a", chunks, 3)
+    assert kept(folder) == kept(folder, "b") == CROPS.tolist()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE Cache RENAME COLUMN tag TO tug",
+        "ALTER TABLE Settings RENAME TO Sittings",
+        "DROP TABLE Cache",
+        "UPDATE Settings SET value = 'x'",
+        "UPDATE Settings SET key = CAST(key AS BLOB)",
+        "UPDATE Settings SET key = CAST(x'ff' AS TEXT) WHERE key = 'size'",
+        "UPDATE Cache SET key = 7, value = CAST(x'ff' AS TEXT), filename = NULL",
+    ],
+)
+def test_an_index_of_another_layout_or_settings_is_used_or_begun_anew(folder: Path, statement: str) -> None:
+    changed(folder, statement)
+    kept(folder)
+    with CropCache(folder) as cache:
+        cache.put("a", chunks, 3)
+        cache.remember("name", "word")
+        assert cache.recall("name") == "word"
+    assert kept(folder) == CROPS.tolist()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_bits_flipped_in_the_index_never_end_in_a_traceback(folder: Path, seed: int) -> None:
+    with CropCache(folder) as cache:
+        for number in range(30):
+            cache.put(str(number), chunks, 3)
+    sound = (folder / "cache.db").read_bytes()
+    chance = random.Random(seed)
+    content = bytearray(sound)
+    for _ in range(20):
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    (folder / "cache.db").write_bytes(content)
+    with CropCache(folder) as cache:
+        for entry in cache.entries():
+            entry.num_damaged()
+        cache.open("a", SHAPE)
+        cache.put("a", chunks, 3)
+        cache.sweep()
+    assert kept(folder) == CROPS.tolist()
+
+
+@pytest.mark.parametrize("damage", [random_bytes, half, Path.unlink])
+def test_everything_is_cleared_whatever_state_the_index_is_in(folder: Path, damage) -> None:
+    with CropCache(folder) as writer, CropCache(folder) as cache:
+        writer.put("b", chunks, 3)
+        damage(folder / "cache.db")
+        cache.clear()
+        assert (files(folder), list(folder.glob("cache.db*"))) == ([], [])
+        writer.put("a", chunks, 3)  # it had the index open that is gone
+    assert kept(folder) == CROPS.tolist()
+    assert kept(folder, "b") is None
+
+
+def test_a_block_that_is_cut_short_while_it_is_mapped_is_damaged_and_kills_nobody(folder: Path) -> None:
+    with CropCache(folder) as cache:
+        block = cache.open("a", SHAPE)
+    os.truncate(files(folder)[0], 0)
+    assert [block.is_sound(row) for row in range(3)] == [False, False, False]
 
 
 def test_an_empty_index_is_an_empty_cache(folder: Path) -> None:
@@ -159,7 +258,7 @@ def test_an_empty_index_is_an_empty_cache(folder: Path) -> None:
     assert kept(folder) is None
     with CropCache(folder) as cache:
         cache.put("a", chunks, 3)
-        assert cache.sweep() == 1
+        assert cache.sweep().files == 1
     assert kept(folder) == CROPS.tolist()
 
 
@@ -183,7 +282,8 @@ def test_a_damaged_write_ahead_log_loses_what_was_last_written_and_no_more(tmp_p
 
 
 def test_an_index_that_stays_locked_is_one_clear_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crop_store, "LOCKED_FOR_SECONDS", 0.1)
+    for module in (crop_index, crop_store):
+        monkeypatch.setattr(module, "LOCKED_FOR_SECONDS", 0.1)
     with CropCache(folder) as cache:
         cache.remember("name", "word")  # opened before it is locked
         holder = sqlite3.connect(folder / "cache.db", isolation_level=None)
@@ -209,8 +309,8 @@ def orphan(folder: Path) -> Path:
 def test_what_a_killed_writer_left_is_swept(folder: Path) -> None:
     left = orphan(folder)
     with CropCache(folder) as cache:
-        assert cache.sweep() == 1
-        assert cache.sweep() == 0
+        assert cache.sweep().files == 1
+        assert cache.sweep().files == 0
     assert not left.exists()
     assert kept(folder) == CROPS.tolist()
 
@@ -221,7 +321,7 @@ def test_what_a_living_writer_has_not_yet_entered_is_left_alone(folder: Path) ->
     def cut():
         yield CROPS[:2]
         with CropCache(folder) as other:
-            seen.append((other.sweep(), len(files(folder))))
+            seen.append((other.sweep().files, len(files(folder))))
         yield CROPS[2:]
 
     with CropCache(folder) as cache:
@@ -317,7 +417,7 @@ def test_a_read_only_cache_is_read_and_what_it_lacks_is_one_clear_line(folder: P
     with pytest.raises(InputError, match="cache: no crop cache can be kept there: .*Read-only"):
         CropCache(small_disk / "cache").put("b", chunks, 3)
     with CropCache(small_disk / "cache") as cache:
-        assert cache.sweep() == 0
+        assert cache.sweep().files == 0
 
 
 def test_more_blocks_can_be_open_than_the_usual_limit_of_files(tmp_path: Path) -> None:

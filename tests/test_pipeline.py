@@ -24,7 +24,7 @@ DOORS = {
         "lunaops/ct.py",
         "lunaops/sources/dicom.py",
     },  # a scan as we keep it; DICOM, which only fetching reads
-    "diskcache": {"lunaops/crop_store.py"},
+    "diskcache": {"lunaops/crop_store.py", "lunaops/crop_index.py"},
     "mlflow": {
         "lunaops/tracking_delivery.py",
         "lunaops/tracking_model.py",

@@ -55,6 +55,14 @@ def drop_malformed(index: Path) -> int:
         return count
 
 
+def check_integrity(index: Path) -> None:
+    """Read all of the index; damage is a sqlite3.DatabaseError."""
+    with closing(connect(index)) as connection:
+        (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+
+
 def shows_damage(error: Exception) -> bool:
     """Whether the error is of the index's content: not where it is locked, the disk full, or there is no such file."""
     if not isinstance(error, sqlite3.OperationalError):

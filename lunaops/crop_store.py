@@ -31,6 +31,7 @@ from lunaops.crop_index import (
     LOCKED_FOR_SECONDS,
     PLAIN_VALUE,
     WELL_FORMED,
+    check_integrity,
     connect,
     drop_malformed,
     identity,
@@ -98,6 +99,8 @@ class CropCache:
         def write(cache: diskcache.Cache) -> None:
             # diskcache binds the tag after it has read the stream to its end: by then the digests are in it
             cache.set(key, _Stream(cut(), digests), read=True, tag=digests.data)
+            if not self.entries(key):
+                check_integrity(self._index)  # sorted wrongly, it finds nothing
 
         try:
             self._write(write)

@@ -253,6 +253,19 @@ def test_a_block_that_is_cut_short_while_it_is_mapped_is_damaged_and_kills_nobod
     assert [block.is_sound(row) for row in range(3)] == [False, False, False]
 
 
+def test_an_index_that_is_sorted_wrongly_is_begun_anew(folder: Path) -> None:
+    changed(folder, "CREATE TABLE Empty (key, raw)")
+    changed(folder, "CREATE INDEX No_key_raw ON Empty(key, raw)")
+    with closing(sqlite3.connect(folder / "cache.db")) as index, index:
+        index.execute("PRAGMA writable_schema = ON")
+        page = "(SELECT rootpage FROM sqlite_master WHERE name = 'No_key_raw')"
+        index.execute(f"UPDATE sqlite_master SET rootpage = {page} WHERE name = 'Cache_key_raw'")
+    assert kept(folder) is None
+    with CropCache(folder) as cache:
+        cache.put("a", chunks, 3)
+    assert kept(folder) == CROPS.tolist()
+
+
 def test_an_empty_index_is_an_empty_cache(folder: Path) -> None:
     os.truncate(folder / "cache.db", 0)
     assert kept(folder) is None

@@ -80,6 +80,6 @@ def identity(index: Path) -> tuple[int, int] | None:
     """What tells the index from another that has taken its place; None where there is none."""
     try:
         status = index.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino

@@ -228,7 +228,7 @@ class CropCache:
 
         try:
             return self._healed(of_table)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
 
     def _healed(self, action: Callable[[], T]) -> T:

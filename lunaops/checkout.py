@@ -26,12 +26,10 @@ def has_remote(folder: Path = Path()) -> bool:
     return bool(dvc("remote", "list", folder=folder).strip())
 
 
-def repro(*arguments: str, folder: Path = Path(), environment: Mapping[str, str] | None = None) -> int:
-    """Run `dvc repro` and return its exit code; it and its stages speak to standard error as they go."""
-    command = (*_DVC, "repro", *arguments)
-    return subprocess.run(
-        command, cwd=folder, env={**_environment(), **(environment or {})}, stdout=2, check=False
-    ).returncode
+def run_dvc(*arguments: str, folder: Path = Path(), environment: Mapping[str, str] | None = None) -> int:
+    """Run DVC and return its exit code; it and the stages that it runs speak to standard error as they go."""
+    everything = {**_environment(), **(environment or {})}
+    return subprocess.run((*_DVC, *arguments), cwd=folder, env=everything, stdout=2, check=False).returncode
 
 
 def _output(command: tuple[str, ...], folder: Path) -> str:

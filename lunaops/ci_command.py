@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lunaops.checkout import git, repro
-from lunaops.ci_plan import make_plan
+from lunaops.checkout import git
+from lunaops.ci_plan import make_plan, run_plan
 from lunaops.ci_report import as_markdown, failed_markdown, find_base, judge, read_changes, workflow_link
 from lunaops.errors import InputError
 from lunaops.params import read_params
@@ -37,7 +37,7 @@ def ci_report(
         typer.echo(planned.kind)
         return
     base_commit, head = find_base(base), git("rev-parse", "HEAD").strip()
-    code = repro(*planned.repro_arguments)
+    code = run_plan(planned)
     if code:
         _write(failed_markdown(code, planned, base=base_commit, head=head), out)
         raise InputError(f"gate failed: `dvc repro {' '.join(planned.repro_arguments)}` failed (exit code {code})")

@@ -1,13 +1,16 @@
 """What a change makes DVC run again: evaluate alone, or stages before it too."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lunaops.checkout import dvc, git, has_remote
+from lunaops.checkout import dvc, git, has_remote, run_dvc
 
 EVALUATE = "evaluate"
 PIPELINE = "pipeline"
+
+_Entries = list[str | dict[str, dict[str, str | dict[str, str]]]]  # of one stage, in what `dvc status --json` prints
 
 
 @dataclass(frozen=True)
@@ -15,11 +18,12 @@ class Plan:
     """`kind` is 'evaluate' or 'pipeline'; `stale` is what changed by stage, in DVC's order.
 
     What changed is a file of code, a parameter or a section of params.yaml, or 'its command'. `has_remote` says whether
-    data can be pulled.
+    data can be pulled; `missing` are the inputs of evaluate that are not here.
     """
 
     stale: dict[str, list[str]]
     has_remote: bool
+    missing: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -49,23 +53,37 @@ def make_plan(folder: Path = Path()) -> Plan:
     plans evaluate.
     """
     tracked = set(git("ls-files", folder=folder).splitlines())
-    stale = {
-        stage: _changes(entries, tracked)
-        for stage, entries in json.loads(dvc("status", "--json", folder=folder)).items()
-    }
-    return Plan({stage: changes for stage, changes in stale.items() if changes}, has_remote(folder))
+    status = json.loads(dvc("status", "--json", folder=folder))
+    stale = {stage: _changes(entries, tracked) for stage, entries in status.items()}
+    return Plan(
+        {stage: changes for stage, changes in stale.items() if changes},
+        has_remote(folder),
+        tuple(path for path, change in _changed_deps(status.get(EVALUATE, [])) if change == "deleted"),
+    )
 
 
-def _changes(entries: list[str | dict[str, dict[str, str | dict[str, str]]]], tracked: set[str]) -> list[str]:
+def run_plan(plan: Plan, folder: Path = Path()) -> int:
+    """Run it; returns the exit code of `dvc repro`.
+
+    What evaluate lacks is pulled at once before: `dvc repro --pull` pulls one file after another, two seconds each.
+    """
+    if plan.kind == EVALUATE and plan.has_remote and plan.missing:
+        run_dvc("pull", "--quiet", *plan.missing, folder=folder)  # where it fails, so does what follows
+    return run_dvc("repro", *plan.repro_arguments, folder=folder)
+
+
+def _changes(entries: _Entries, tracked: set[str]) -> list[str]:
     """The changes of one stage, from what `dvc status` says of it: params, tracked files, its command."""
-    changes = []
-    for entry in entries:
-        if isinstance(entry, str):
-            changes += ["its command"] if entry == "changed command" else []
-            continue
-        for path, change in entry.get("changed deps", {}).items():
-            if isinstance(change, dict):
-                changes += list(change)
-            elif path in tracked:
-                changes.append(path)
+    changes = ["its command"] if "changed command" in entries else []
+    for path, change in _changed_deps(entries):
+        if isinstance(change, dict):
+            changes += list(change)
+        elif path in tracked:
+            changes.append(path)
     return changes
+
+
+def _changed_deps(entries: _Entries) -> Iterator[tuple[str, str | dict[str, str]]]:
+    for entry in entries:
+        if isinstance(entry, dict):
+            yield from entry.get("changed deps", {}).items()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lunaops.checkout import dvc, git, has_remote, repro
+from lunaops.checkout import dvc, git, has_remote, run_dvc
 from lunaops.errors import InputError
 from lunaops.provenance import content_digest, library_versions
 from lunaops.restored_params import check_whole, restore_params
@@ -165,7 +165,7 @@ def _locks(own: Path, project: Path) -> Iterator[str]:
 
 
 def _repro(*arguments: str, folder: Path, environment: dict[str, str] | None = None) -> None:
-    code = repro(*arguments, folder=folder, environment=environment)
+    code = run_dvc("repro", *arguments, folder=folder, environment=environment)
     if code:
         raise InputError(f"`dvc repro {' '.join(arguments)}` failed in {folder} (exit code {code}): see above")
 

@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 INSTALLED := .venv/requirements.lock
 
-.PHONY: repro crossval test unit lint ui tensorboard clean
+.PHONY: repro crossval test soak unit lint ui tensorboard clean
 
 repro: $(INSTALLED)  ## run the pipeline: what is not up to date, and nothing else
 	dvc repro
@@ -15,7 +15,10 @@ test: $(INSTALLED) lint  ## everything that CI checks
 	pytest -n 2 --dist loadgroup
 
 unit: $(INSTALLED)  ## the quick tests
-	pytest -n 2 -m "not slow"
+	pytest -n 2 -m "not slow and not long"
+
+soak: $(INSTALLED)  ## what takes too long for every change: kills at random moments, whole pipelines
+	pytest -n 2 --dist loadgroup -m long
 
 lint: $(INSTALLED)
 	ruff check .

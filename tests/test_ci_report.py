@@ -120,7 +120,7 @@ def ci_report(clone: Path, *options: str, code: int = 0) -> str:
     return call(clone, sys.executable, "-m", "lunaops", "ci-report", *options, code=code)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.xdist_group("repro")
 def test_a_changed_threshold_evaluates_alone_and_passes_the_gate(clone: Path) -> None:
     change(clone, {"evaluate.threshold": 0.4})
@@ -137,7 +137,7 @@ def test_a_changed_threshold_evaluates_alone_and_passes_the_gate(clone: Path) ->
     assert any(line.startswith("Ran evaluate alone (`dvc repro --pull --single-item evaluate`)") for line in lines)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.xdist_group("repro")
 def test_a_cpm_that_dropped_fails_after_the_comment_is_written(clone: Path) -> None:
     metrics = clone / "reports" / "metrics.json"
@@ -154,7 +154,7 @@ def test_a_cpm_that_dropped_fails_after_the_comment_is_written(clone: Path) -> N
     assert "**Gate failed**: CPM of split test 0.9000 → " in (clone / "comment.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.xdist_group("repro")
 def test_what_runs_before_evaluate_plans_the_pipeline(clone: Path) -> None:
     with (clone / "lunaops" / "evaluation.py").open("a") as file:
@@ -167,7 +167,7 @@ def test_what_runs_before_evaluate_plans_the_pipeline(clone: Path) -> None:
     assert "train: train" in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.xdist_group("repro")
 def test_where_dvc_fails_the_comment_says_so(clone: Path) -> None:
     call(clone, "dvc", "remote", "modify", "folder", "url", "../nowhere")

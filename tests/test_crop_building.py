@@ -249,7 +249,7 @@ def test_readers_read_while_others_build(project: Path) -> None:
     finish(stage)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_build_that_is_killed_at_any_moment_is_completed_by_the_next(project: Path) -> None:
     finish(start_stage(project, cache="alone", manifest="alone.json"))
     chance = random.Random(16)

@@ -71,7 +71,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.xdist_group("repro")
 def test_every_scan_tests_once_and_a_fold_that_is_done_or_was_killed_is_not_begun_again(repository: Path) -> None:
     killed_while_predicting(repository)

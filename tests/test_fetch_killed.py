@@ -19,7 +19,7 @@ from conftest import ROOT
 from ruamel.yaml import YAML
 from server import Handler, Zenodo, served
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 KILLS = 20
 STAGE = """

@@ -99,7 +99,7 @@ def reproduced(project: Path, run: str, code: int = 0) -> list[str]:
     return [line for line in output.splitlines() if line.startswith(("train: ", "evaluate: "))]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.xdist_group("repro")
 def test_an_experiments_evaluation_comes_out_equal_with_its_params(project: Path, store: RunStore) -> None:
     head = call(project, "git", "rev-parse", "HEAD").strip()
@@ -118,7 +118,7 @@ def test_an_experiments_evaluation_comes_out_equal_with_its_params(project: Path
     assert Path(call(worktree, "dvc", "cache", "dir").strip()).samefile(project / ".dvc" / "cache")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.xdist_group("repro")
 def test_a_training_comes_out_equal_and_what_differs_is_named(project: Path, store: RunStore) -> None:
     first = call(project, "git", "rev-parse", "HEAD~1").strip()

@@ -104,7 +104,7 @@ def finish(paths: dict[str, Path], cache: Path) -> None:
     assert process.exitcode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_any_moment_and_run_again_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     paths = make_tiny(tmp_path, epochs=6)
     finish(paths | outputs(tmp_path / "whole"), tmp_path / "crops")

@@ -163,7 +163,9 @@ def test_retry_after_may_be_a_date(bring, server, caplog):
 
 
 @pytest.mark.parametrize(
-    "asked", ["999999", format_datetime(datetime.now(UTC) + timedelta(days=9)), "Fri, 31 Dec 9999 23:59:59 GMT"]
+    "asked",
+    ["999999", format_datetime(datetime.now(UTC) + timedelta(days=9)), "Fri, 31 Dec 9999 23:59:59 GMT"],
+    ids=["seconds", "in nine days", "at the end of time"],  # without a clock's time: two workers collect the same tests
 )
 def test_a_pause_is_never_longer_than_ours_whatever_the_server_asks(bring, server, caplog, monkeypatch, asked):
     monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.01)

@@ -38,7 +38,7 @@ def parse_header(path: Path, text: str) -> dict[str, str]:
         if len(line) > MAX_LINE:
             raise InputError(f"{path}: not a readable .mhd header: a line of {len(line)} characters; fetch it again")
         if key == "ElementDataFile":
-            if max(map(len, os.fsencode(value).split(b"/"))) > MAX_NAME:
+            if _CONTROL.search(value) or max(map(len, os.fsencode(value).split(b"/"))) > MAX_NAME:
                 raise InputError(f"{path}: ElementDataFile is no file name: {_shown(value)}; fetch the scan again")
             break
     return header

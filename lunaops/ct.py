@@ -99,10 +99,13 @@ class ScanReader:
 
 def raw_digest(path: Path) -> str:
     """xxh3_128 of the file that holds the voxels of the .mhd at `path`. It guards against accidents only."""
-    digest = xxhash.xxh3_128()
-    with raw_path(path).open("rb") as raw:
-        while chunk := raw.read(_CHUNK_BYTES):
-            digest.update(chunk)
+    digest, voxels = xxhash.xxh3_128(), raw_path(path)
+    try:
+        with voxels.open("rb") as raw:
+            while chunk := raw.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"{voxels}: voxels cannot be read: {error.strerror}; fetch the scan again") from error
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from os import _exit
 from pathlib import Path
 from typing import NamedTuple
@@ -68,12 +68,15 @@ def _build(jobs: list[_Job], raw: Path, geometry: Geometry, folder: Path, worker
         with _Builder(raw, geometry, folder) as builder:
             yield from map(builder.build, jobs)
         return
+    others = set(active_children())
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(raw, geometry, folder)
     ) as pool:
         try:
             yield from pool.map(_build_in_worker, jobs)
         except BrokenProcessPool as error:
+            for process in set(active_children()) - others:
+                process.terminate()  # the pool waits for one that it was starting just then, and tells it nothing
             raise InputError(
                 "a process that cut crops was killed, perhaps for want of memory: lower crop.workers and run again; "
                 "what was cut is kept"

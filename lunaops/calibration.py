@@ -107,4 +107,5 @@ def _logit(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def _sigmoid(logit: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.exp(-np.logaddexp(0.0, -logit))
+    with np.errstate(invalid="ignore"):  # a score that is NaN stays NaN
+        return np.exp(-np.logaddexp(0.0, -logit))

@@ -1,10 +1,16 @@
 """How many processes can work at once, and work spread over them."""
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from multiprocessing import get_context, parent_process
+from queue import SimpleQueue
+from threading import Thread
 from typing import TypeVar
+
+from lunaops.errors import InputError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -15,15 +21,60 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def spread(work: Callable[[T], R], items: Sequence[T], workers: int, *, at_once: int = 1) -> Iterator[R]:
+def spread(
+    work: Callable[[T], R],
+    items: Sequence[T],
+    workers: int,
+    *,
+    at_once: int = 1,
+    start: Callable[[], None] | None = None,
+    mend: str = "run again, on fewer cores if memory is short",
+) -> Iterator[R]:
     """Yield the work on every item, in their order, over so many processes; each takes `at_once` items at a time.
 
-    One process is this one: a process more costs about a second to start.
+    One process is this one: a process more costs about a second to start, and calls `start` then. The processes end
+    with this one, also where it is killed. Raises InputError, which ends in `mend`, where one of them is killed.
     """
-    workers = min(workers, -(-len(items) // at_once))
+    chunks = [items[first : first + at_once] for first in range(0, len(items), at_once)]
+    workers = min(workers, len(chunks))
     if workers <= 1:
         yield from map(work, items)
         return
-    context = multiprocessing.get_context("spawn")  # fork is unsafe beside the threads of numerical libraries
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(work, items, chunksize=at_once)
+    context = get_context("spawn")  # fork is unsafe beside the threads of numerical libraries
+    idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
+
+    def work_on(chunk: Sequence[T]) -> list[R]:
+        process = idle.get()
+        try:
+            return process.submit(_each, work, chunk).result()
+        finally:
+            idle.put(process)
+
+    with ExitStack() as stack:
+        for _ in range(workers):  # a pool for each: a pool of several hangs if one is killed while it starts the next
+            process = ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(start,))
+            idle.put(stack.enter_context(process))
+        threads = stack.enter_context(ThreadPoolExecutor(workers))
+        try:
+            for done in threads.map(work_on, chunks):
+                yield from done
+        except BrokenProcessPool as error:
+            raise InputError(f"one of {workers} processes was killed, perhaps for want of memory: {mend}") from error
+
+
+def _each(work: Callable[[T], R], chunk: Sequence[T]) -> list[R]:
+    return list(map(work, chunk))
+
+
+def _start(start: Callable[[], None] | None) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
+    if start is not None:
+        start()
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,13 +1,9 @@
 """Filling the crop cache: which scans' crops it lacks, and processes that cut them."""
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context, parent_process
-from os import _exit
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lunaops.cores import num_cores
+from lunaops.cores import num_cores, spread
 from lunaops.crop_store import CropCache, file_name
 from lunaops.crops import Block, Geometry, block_key, centers_by_series, cut_crops
 from lunaops.ct import ScanReader, raw_path, scan_digest
-from lunaops.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -68,19 +63,13 @@ def _build(jobs: list[_Job], raw: Path, geometry: Geometry, folder: Path, worker
         with _Builder(raw, geometry, folder) as builder:
             yield from map(builder.build, jobs)
         return
-    others = set(active_children())
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(raw, geometry, folder)
-    ) as pool:
-        try:
-            yield from pool.map(_build_in_worker, jobs)
-        except BrokenProcessPool as error:
-            for process in set(active_children()) - others:
-                process.terminate()  # the pool waits for one that it was starting just then, and tells it nothing
-            raise InputError(
-                "a process that cut crops was killed, perhaps for want of memory: lower crop.workers and run again; "
-                "what was cut is kept"
-            ) from error
+    yield from spread(
+        _build_in_worker,
+        jobs,
+        workers,
+        start=partial(_start_worker, raw, geometry, folder),
+        mend="lower crop.workers and run again; what was cut is kept",
+    )
 
 
 class _Builder:
@@ -138,15 +127,6 @@ _worker: _Builder  # of a process of the pool
 def _start_worker(raw: Path, geometry: Geometry, folder: Path) -> None:
     global _worker  # noqa: PLW0603 — a pool's initializer has no other way to hand over
     _worker = _Builder(raw, geometry, folder)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    _exit(1)
 
 
 def _build_in_worker(job: _Job) -> tuple[Block, bool]:

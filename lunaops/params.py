@@ -284,6 +284,8 @@ def _lines(error: ValidationError) -> Iterator[str]:
         key = ".".join(str(step) for step in problem["loc"]) or "params"
         if problem["type"] == "extra_forbidden":
             yield f"{key}: unknown parameter; mend the name or remove it"
+        elif problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
+            yield f"{key.rpartition('.')[0]}: too few values, got {problem['input']!r}"
         elif problem["type"] == "missing":
             yield f"{key}: missing parameter; add it"
         else:

@@ -10,8 +10,8 @@ from lunaops import provenance
 Kind = Literal["train", "evaluate"]
 
 _NOT_IN_THE_NAME = {  # sections whose changes cannot have changed the result of this kind of run
-    "train": ("predict", "evaluate"),
-    "evaluate": ("fetch", "phantom", "merge", "split", "crop", "model", "train", "augment"),
+    "train": ("predict", "evaluate", "ci"),
+    "evaluate": ("fetch", "phantom", "merge", "split", "crop", "model", "train", "augment", "ci"),
 }
 _NAMED_CHANGES = 3
 _OF_A_MACHINE = (

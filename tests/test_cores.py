@@ -1,8 +1,10 @@
 import os
+import signal
 
 import pytest
 
 from lunaops.cores import num_cores, spread
+from lunaops.errors import InputError
 
 
 def square(number: int) -> tuple[int, int]:
@@ -19,6 +21,46 @@ def test_many_items_are_served_by_other_processes_in_their_order() -> None:
     done = list(spread(square, range(100), 2, at_once=10))
     assert [result for result, _ in done] == [n**2 for n in range(100)]
     assert os.getpid() not in {pid for _, pid in done}
+
+
+def note_start() -> None:
+    os.environ["STARTED"] = f"{os.environ.get('STARTED', '')}x"
+
+
+def how_often_started(_: int) -> str:
+    return os.environ.get("STARTED", "")
+
+
+@pytest.mark.slow
+def test_each_process_is_started_once() -> None:
+    assert list(spread(how_often_started, range(6), 2, start=note_start)) == ["x"] * 6
+    assert "STARTED" not in os.environ
+
+
+def kill_itself_at_two(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_one_clear_line_after_what_was_done() -> None:
+    done = spread(kill_itself_at_two, range(100), 2, mend="give it less")
+    assert [next(done), next(done)] == [0, 1]
+    with pytest.raises(InputError, match=r"^one of 2 processes was killed, perhaps for want of memory: give it less$"):
+        next(done)
+
+
+def fail_at_two(number: int) -> int:
+    if number == 2:
+        raise InputError("two")
+    return number
+
+
+@pytest.mark.slow
+def test_an_error_of_the_work_is_raised_here_and_the_rest_is_left() -> None:
+    with pytest.raises(InputError, match="^two$"):
+        list(spread(fail_at_two, range(100), 2))
 
 
 def test_there_is_a_core() -> None:

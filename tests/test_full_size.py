@@ -92,7 +92,7 @@ def by_loops(folder: Path, scans: list[Scan]) -> list[tuple]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_candidates", [551_065, 754_975])
+@pytest.mark.parametrize("num_candidates", [551_065, pytest.param(754_975, marks=pytest.mark.long)])
 def test_every_row_of_a_full_merge_is_what_the_rules_say(tmp_path: Path, slabs: Path, num_candidates: int) -> None:
     real = slabs.parent / "luna16-labels"
     write_labels(real, tmp_path, num_candidates)

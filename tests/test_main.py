@@ -14,6 +14,8 @@ from lunaops.errors import InputError
 from lunaops.model import LunaModel, read_model
 from stages import build_cache, merge_annotations
 
+pytestmark = pytest.mark.slow
+
 CANDIDATES = "1.5,8,8,8,1\n1.5,2,2,2,0\n2.5,3,3,3,0\n3.5,3,3,3,0\n"
 
 

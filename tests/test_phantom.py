@@ -15,6 +15,8 @@ from lunaops.phantom.scans import Order, ScanPlan, plan_orders, plan_scan
 from lunaops.sources.metaimage import write_metaimage
 from lunaops.sources.phantom import write_part
 
+pytestmark = pytest.mark.slow
+
 DEFAULTS = read_params(Path(__file__).parents[1] / "params.yaml").phantom
 TINY = DEFAULTS.model_copy(update={"subsets": 1, "scans_per_subset": 2, "max_megavoxels": 0.5, "slices_mm": (2.5,)})
 LABELS = ["annotations.csv", "annotations_excluded.csv", "annotations_with_malignancy.csv", "candidates.csv"]

@@ -12,6 +12,8 @@ from lunaops.errors import InputError
 from lunaops.html_report.evidence import COUNTED
 from stages.evaluate import main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 EYE = "[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]"
 
@@ -109,7 +111,6 @@ def test_a_missing_table_is_named(tmp_path, off):
         main(**paths)
 
 
-@pytest.mark.slow
 def test_as_a_command_it_needs_no_torch_and_bad_input_is_one_line(tmp_path):
     paths = write_inputs(tmp_path)
     code = (
@@ -134,7 +135,6 @@ def test_as_a_command_it_needs_no_torch_and_bad_input_is_one_line(tmp_path):
     ]
 
 
-@pytest.mark.slow
 def test_its_run_in_mlflow_holds_metrics_and_pictures_without_torch(tmp_path):
     paths = write_inputs(tmp_path)
     code = (

@@ -21,6 +21,8 @@ from lunaops.subsets import LUNA16, RemoteFile, find_scans
 from stages import merge_annotations
 from stages.fetch_subsets import main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -40,7 +42,6 @@ def fetch(tmp_path):
     return fetch
 
 
-@pytest.mark.slow
 def test_the_default_source_makes_a_part_of_the_phantom(fetch):
     phantom = {"scans_per_subset": 1}
     (scan,) = find_scans(fetch("subset1", fetch={"source": "phantom"}, phantom=phantom))

@@ -11,6 +11,8 @@ from pipeline import script_of, stages
 
 from stages import merge_annotations
 
+pytestmark = pytest.mark.slow
+
 LABELS = {
     "annotations.csv": "seriesuid,coordX,coordY,coordZ,diameter_mm\n1,8,8,8,6\n",
     "candidates.csv": "seriesuid,coordX,coordY,coordZ,class\n1,8,8,8,1\n1,2,2,2,0\n2,3,3,3,0\n3,3,3,3,0\n",

@@ -13,6 +13,8 @@ from tracked import HOST, USER, boards_of, log_everything, name_machine, run_of,
 from lunaops.errors import InputError
 from lunaops.tracking import RunLink, Tracker, read_link, write_link
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 

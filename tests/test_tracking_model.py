@@ -21,6 +21,8 @@ from lunaops.device import place_model
 from lunaops.model import LunaModel
 from lunaops.tracking import RunLink
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -117,7 +119,6 @@ print(json.dumps([model.predict(crops[:1]).tolist(), model.predict(crops).tolist
 """
 
 
-@pytest.mark.slow
 def test_another_process_predicts_the_same_for_any_batch_size_and_unpickles_nothing(
     trained: Trained, tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ from lunaops.errors import InputError
 from lunaops.lineage import as_json, as_text, lineage_of
 from lunaops.tracking_query import RunStore
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "c0ffee" + 34 * "0"
 TAGS = {
     "mlflow.source.git.commit": COMMIT,

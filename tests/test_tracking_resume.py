@@ -10,6 +10,8 @@ from tracked import boards_of, run_of, start
 
 from lunaops.tracking import Tracker
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 

@@ -20,6 +20,8 @@ from lunaops.tracking import RunLink
 from lunaops.tracking_journal import Delivered, delivery_lock, find_journals, read_delivered, write_delivered
 from lunaops.tracking_sync import sync_tracking
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
@@ -188,7 +190,6 @@ def call(*command: str, uri: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
 def test_a_training_that_is_killed_is_delivered_once_by_two_commands_at_once(
     store: "MlflowClient", dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,12 +102,14 @@ def with_(**changes: Any) -> TrainParams:
     return PARAMS.model_copy(update=changes)
 
 
+@pytest.mark.slow
 def test_it_learns_what_can_be_learnt() -> None:
     last = run(with_(epochs=12))[-1]
     assert last.metrics["val/roc_auc"] == 1.0
     assert last.metrics["val/correct/all"] == 100.0
 
 
+@pytest.mark.slow
 def test_swapped_labels_are_learnt_swapped() -> None:
     swapped = CANDIDATES.assign(is_nodule=~CANDIDATES["is_nodule"])
     train = CropDataset(swapped, Blobs(), splits=["train"])
@@ -142,6 +144,7 @@ def test_the_gradient_of_one_batch_does_not_add_to_the_next() -> None:
         torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses_and_another_seed_others() -> None:
     first, again, other = run(), run(), run(with_(seed=2))
     assert first[-1].train.loss.tolist() == again[-1].train.loss.tolist()

@@ -70,6 +70,10 @@ def outputs(folder: Path) -> dict[str, Path]:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """All that must be equal between two runs of one seed, by the file's name."""
+    """All that must be equal between two runs of one seed, by the file's name; not what the run is called."""
     files = [*(folder / "models").rglob("*"), *(folder / "reports").rglob("*")]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in files
+        if path.is_file() and path.name != "run.json"
+    }

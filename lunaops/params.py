@@ -26,10 +26,17 @@ Split = Literal["train", "val", "test"]
 Fold = Annotated[int, Field(ge=0, le=9)]
 Hu = Annotated[int, Field(ge=-32768, le=32767)]
 CropSide = Annotated[int, Field(ge=16)]  # the network halves it four times
-PixelSpacing = Annotated[float, Field(ge=0.3, le=2)]  # mm; these three: what fits the phantom
+PixelSpacing = Annotated[float, Field(ge=0.3, le=2)]  # mm; these eight: what fits the phantom
 SliceSpacing = Annotated[float, Field(ge=0.5, le=10)]  # mm
 NoduleDiameter = Annotated[float, Field(ge=1, le=40)]  # mm
+NumNodules = Annotated[int, Field(ge=1, le=50)]
+NumMarks = Annotated[int, Field(ge=1, le=20)]
+NumCandidates = Annotated[int, Field(ge=1, le=1000)]
+BlurWidth = Annotated[float, Field(gt=0, le=5)]  # mm
+NoiseHu = Annotated[float, Field(ge=0, le=1000)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes
 Probability = Annotated[float, Field(ge=0, le=1)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Precision = Literal["fp32", "tf32", "bf16"]
 
 
@@ -65,22 +72,22 @@ class FetchParams(_Section):
 class PhantomParams(_Section):
     """The embedded data set."""
 
-    seed: NonNegativeInt
+    seed: Seed
     subsets: Annotated[int, Field(ge=1, le=10)]
     scans_per_subset: PositiveInt
     max_megavoxels: Annotated[float, Field(ge=0.5)]
     spacing_mm: Annotated[tuple[PixelSpacing, PixelSpacing], Field(strict=False)]
     slices_mm: Annotated[tuple[SliceSpacing, ...], Field(strict=False, min_length=1)]
-    noise_hu: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Field(strict=False)]
-    blur_mm: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)]
+    noise_hu: Annotated[tuple[NoiseHu, NoiseHu], Field(strict=False)]
+    blur_mm: Annotated[tuple[BlurWidth, BlurWidth], Field(strict=False)]
     share_flipped: Probability
     share_without_nodules: Probability
-    nodules_per_scan: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
+    nodules_per_scan: Annotated[tuple[NumNodules, NumNodules], Field(strict=False)]
     diameter_deciles_mm: Annotated[tuple[NoduleDiameter, ...], Field(strict=False, min_length=2)]
     subtle_share: Probability
     attached_share: Probability
-    marks_per_nodule: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
-    candidates_per_scan: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
+    marks_per_nodule: Annotated[tuple[NumMarks, NumMarks], Field(strict=False)]
+    candidates_per_scan: Annotated[tuple[NumCandidates, NumCandidates], Field(strict=False)]
     look_alike_share: Probability
 
     @model_validator(mode="after")
@@ -107,13 +114,16 @@ class SplitParams(_Section):
     test: Annotated[tuple[Subset, ...], Field(strict=False)]
     fold: Fold
     folds: Annotated[tuple[Fold, ...], Field(strict=False, min_length=1)]
-    seed: NonNegativeInt
+    seed: Seed
     val_share: Annotated[float, Field(gt=0, lt=1)]
     test_share: Annotated[float, Field(ge=0, lt=1)]
     val_stride: Annotated[int, Field(ge=2)]
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        for name in ("val", "test"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name} names a subset twice: {', '.join(getattr(self, name))}")
         both = sorted(set(self.val) & set(self.test))
         if both:
             raise ValueError(f"val and test both name {', '.join(both)}; a subset is in one split only")
@@ -147,15 +157,15 @@ class CropParams(_Section):
 class ModelParams(_Section):
     """The network's size."""
 
-    channels: PositiveInt
+    channels: Annotated[int, Field(ge=1, le=256)]
 
 
 class TrainParams(_Section):
     """How the network is trained."""
 
     launch: Annotated[str, Field(min_length=1)]
-    seed: NonNegativeInt
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    seed: Seed
+    device: Device
     epochs: PositiveInt
     samples_per_epoch: NonNegativeInt
     batch_size: PositiveInt
@@ -201,9 +211,15 @@ class PredictParams(_Section):
 
     model: Literal["best", "last"]
     splits: Annotated[tuple[Split, ...], Field(strict=False, min_length=1)]
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    device: Device
     batch_size: PositiveInt
     gallery: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.splits)) < len(self.splits):
+            raise ValueError(f"splits names a split twice: {', '.join(self.splits)}")
+        return self
 
 
 class EvaluateParams(_Section):
@@ -221,7 +237,7 @@ class EvaluateParams(_Section):
     max_marks_per_scan: PositiveInt | None
     unknown_diameter_mm: PositiveFloat
     bootstraps: NonNegativeInt
-    seed: NonNegativeInt
+    seed: Seed
     diameter_bands_mm: Annotated[tuple[NonNegativeFloat, ...], Field(strict=False, min_length=2)]
     gallery: NonNegativeInt
 

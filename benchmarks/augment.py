@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lunaops.augment import apply_augmentation, draw_augmentation
-from lunaops.device import keep_freed_memory, place_model
+from lunaops.device import place_model
+from lunaops.memory import keep_freed_memory
 from lunaops.model import LunaModel
 from lunaops.params import AugmentParams
 

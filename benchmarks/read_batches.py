@@ -26,7 +26,7 @@ from benchmarks.plain_cache import cut, memoized, read_scan
 from lunaops.crop_building import build_blocks
 from lunaops.crops import CropReader, Manifest
 from lunaops.dataset import Batch, CropDataset, EpochSampler, load_batches
-from lunaops.device import keep_freed_memory
+from lunaops.memory import keep_freed_memory
 
 BATCH = 64
 NO_CACHE = 12  # crops; each takes as long as reading a scan

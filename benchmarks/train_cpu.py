@@ -13,7 +13,8 @@ import sys
 STEP = """
 import sys, time
 import torch
-from lunaops.device import keep_freed_memory, place_model
+from lunaops.device import place_model
+from lunaops.memory import keep_freed_memory
 from lunaops.model import LunaModel
 
 channels_last, keep, pool_first = (flag == "1" for flag in sys.argv[1:4])

@@ -32,8 +32,8 @@ def spread(
 ) -> Iterator[R]:
     """Yield the work on every item, in their order, over so many processes; each takes `at_once` items at a time.
 
-    One process is this one: a process more costs about a second to start, and calls `start` then. The processes end
-    with this one, also where it is killed. Raises InputError, which ends in `mend`, where one of them is killed.
+    A process costs about a second to start, so this one is the first of them, but where each must `start` before it
+    works. All end with this one, also where it is killed. Raises InputError, which ends in `mend`, where one is killed.
     """
     chunks = [items[first : first + at_once] for first in range(0, len(items), at_once)]
     workers = min(workers, len(chunks))
@@ -41,17 +41,21 @@ def spread(
         yield from map(work, items)
         return
     context = get_context("spawn")  # fork is unsafe beside the threads of numerical libraries
-    idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
+    idle: SimpleQueue[ProcessPoolExecutor | None] = SimpleQueue()
 
     def work_on(chunk: Sequence[T]) -> list[R]:
         process = idle.get()
         try:
-            return process.submit(_each, work, chunk).result()
+            return process.submit(_each, work, chunk).result() if process else _each(work, chunk)
         finally:
             idle.put(process)
 
     with ExitStack() as stack:
-        for _ in range(workers):  # a pool for each: a pool of several hangs if one is killed while it starts the next
+        if start is None:
+            idle.put(None)
+        for _ in range(
+            workers - idle.qsize()
+        ):  # a pool for each: a pool of several hangs if one is killed while it starts the next
             process = ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(start,))
             idle.put(stack.enter_context(process))
         threads = stack.enter_context(ThreadPoolExecutor(workers))

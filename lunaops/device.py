@@ -1,7 +1,5 @@
-"""Where tensors live, how batches get there, and how the CPU's memory is kept for the next batch."""
+"""Where tensors live, and how batches get there."""
 
-import ctypes
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -14,8 +12,6 @@ from lunaops.errors import InputError
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 
 _AHEAD = 2  # batches on their way to a GPU while it computes on another
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc, malloc.h
 
 
 def choose_device(name: str) -> torch.device:
@@ -61,16 +57,3 @@ def _arrived(batch: Tensors, event: torch.cuda.Event) -> Tensors:
     for tensor in batch:
         tensor.record_stream(current)  # its memory is not given away before this stream is done with it
     return batch
-
-
-def keep_freed_memory() -> None:
-    """Have glibc's malloc keep freed memory instead of giving it back to the system; elsewhere nothing.
-
-    A training step on the CPU frees and allocates the same hundreds of megabytes; having their pages mapped and
-    cleared anew each time costs a third of the step (benchmarks/README.md).
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(_M_MMAP_MAX, 0)
-            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from lunaops.crops import CropReader
 from lunaops.dataset import Batches, CropDataset
-from lunaops.device import keep_freed_memory, place_model
+from lunaops.device import place_model
 from lunaops.errors import InputError
+from lunaops.memory import keep_freed_memory
 from lunaops.model import LunaModel
 from lunaops.progress import progress
 from lunaops.sampling import TableSampler

@@ -16,10 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lunaops.augment import apply_augmentation, draw_augmentation
 from lunaops.dataset import Batch, Batches, CropDataset
-from lunaops.device import keep_freed_memory, on_device
+from lunaops.device import on_device
 from lunaops.distributed import ALONE, World
 from lunaops.errors import InputError
 from lunaops.interrupts import Interrupted
+from lunaops.memory import keep_freed_memory
 from lunaops.metrics import classification_metrics
 from lunaops.optimisation import is_stalled, learning_rate, set_learning_rate
 from lunaops.params import AugmentParams, Precision, TrainParams

@@ -6,7 +6,6 @@ from lunaops.command import run
 from lunaops.cores import num_cores
 from lunaops.errors import InputError
 from lunaops.params import read_params
-from lunaops.sources import directory, phantom, zenodo
 from lunaops.sources.staging import staged
 from lunaops.subsets import PARTS
 
@@ -23,9 +22,13 @@ def main(part: str, folder: Path, archives: Path, params_file: Path = Path("para
         raise InputError(f"--part {part}: no such part; LUNA16 has {', '.join(PARTS)}")
     with staged(folder) as staging:
         match params.fetch.source:
-            case "phantom":
+            case "phantom":  # each is imported where it is used: the phantom wants six starts, and no network or ITK
+                from lunaops.sources import phantom
+
                 phantom.write_part(part, staging, params.phantom, workers=num_cores())
             case "directory":
+                from lunaops.sources import directory
+
                 scans = params.fetch.directory
                 assert scans is not None  # read_params has seen to it
                 labels = Path(params.fetch.labels_directory or scans)
@@ -39,6 +42,8 @@ def main(part: str, folder: Path, archives: Path, params_file: Path = Path("para
                     workers=num_cores(),
                 )
             case "zenodo":
+                from lunaops.sources import zenodo
+
                 zenodo.fetch_part(
                     part,
                     staging,

@@ -80,16 +80,23 @@ def interpolate_axis(field: Array, axis: int, positions: Array) -> Array:
 
 def distance_to_level(value: Array) -> Array:
     """Turn any smooth field that is negative inside into about the signed distance [mm] to its zero level."""
-    slope = np.sqrt(sum(g**2 for g in np.gradient(value, STEP_MM)))
-    return np.asarray(value / np.maximum(slope, 1e-3), dtype=np.float32)
+    squared, *others = (np.square(rise, out=rise) for rise in np.gradient(value, STEP_MM))
+    for other in others:
+        squared += other
+    slope = np.sqrt(squared, out=squared)
+    return np.asarray(value / np.maximum(slope, 1e-3, out=slope), dtype=np.float32)
 
 
 def union(*distances: Array, rounding_mm: float = 3.0) -> Array:
     """The union of signed distances (negative inside), its inner corners rounded."""
     result = distances[0]
     for other in distances[1:]:
-        blend = np.clip(0.5 + 0.5 * (other - result) / rounding_mm, 0, 1)
-        result = other + (result - other) * blend - rounding_mm * blend * (1 - blend)
+        gap = result - other
+        blend = np.clip(0.5 - 0.5 * gap / rounding_mm, 0, 1)
+        gap *= blend  # in place: these fields are a third of what planning a scan takes
+        gap += other
+        gap -= rounding_mm * blend * (1 - blend)
+        result = gap
     return np.asarray(result)
 
 

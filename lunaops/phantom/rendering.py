@@ -146,14 +146,23 @@ def _occupancy(blob: Blob, z: Array, y: Array, x: Array) -> Array:
     )
     local = [turn[k, 0] * x + turn[k, 1] * y + turn[k, 2] * z for k in range(3)]
     distance = np.sqrt(local[0] ** 2 + local[1] ** 2 + local[2] ** 2)
+    steepness = float(np.prod(blob.shape.semi_axes_mm) ** (1 / 3)) / (blob.edge_mm + 0.3)
+    heights, fade = blob.shape.lobe_heights, 0.51 / steepness
+    share = (distance < 1).astype(np.float32)
+    lobed = (distance > 1 + heights.clip(max=0).sum() - fade) & (distance < 1 + heights.clip(min=0).sum() + fade)
+    share[lobed] = _share_at_edge(blob, [one[lobed] for one in local], distance[lobed], steepness)
+    return np.asarray(share)
+
+
+def _share_at_edge(blob: Blob, local: list[Array], distance: Array, steepness: float) -> Array:
+    """The share of voxels near the surface, whose lobes and dents are what costs time."""
     edge = np.ones_like(distance)
     for direction, height in zip(blob.shape.lobe_directions.astype(np.float32), blob.shape.lobe_heights, strict=True):
         cosine = (direction[0] * local[0] + direction[1] * local[1] + direction[2] * local[2]) / np.maximum(
             distance, 0.1
         )
         edge += np.float32(height) * np.exp(LOBE_SHARPNESS * (cosine - 1))
-    size = float(np.prod(blob.shape.semi_axes_mm) ** (1 / 3))
-    return np.asarray(np.clip(0.5 - (distance - edge) * (size / (blob.edge_mm + 0.3)), 0, 1))
+    return np.clip(0.5 - (distance - edge) * steepness, 0, 1)
 
 
 def _noise(rng: np.random.Generator, plan: ScanPlan) -> Array:

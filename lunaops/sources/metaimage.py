@@ -4,15 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from lunaops.ct import HuArray
 from lunaops.geometry import Grid
 
 _DECIMALS = 12  # of a millimetre or a cosine: what is finer is noise of the arithmetic
 
 
-def write_metaimage(path: Path, slices: Iterable[HuArray], grid: Grid) -> None:
+def write_metaimage(path: Path, slices: Iterable[NDArray[np.int16]], grid: Grid) -> None:
     """Write a scan at `path`, a .mhd, its voxels (rows, columns) slice by slice into the .raw of the same name.
 
     The header comes last: where it is, its voxels are. An array (slices, rows, columns) does for `slices`.

@@ -1,15 +1,15 @@
 """The phantom as a source: one part of the embedded data set in LUNA16's files."""
 
+import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from lunaops.cores import spread
 from lunaops.errors import InputError
+from lunaops.memory import keep_freed_memory
 from lunaops.params import PhantomParams
 from lunaops.phantom.fields import Array
 from lunaops.phantom.lesions import Lesion
@@ -17,17 +17,14 @@ from lunaops.phantom.rendering import render
 from lunaops.phantom.scans import Order, ScanPlan, plan_orders, plan_scan
 from lunaops.sources.metaimage import write_metaimage
 
-XYZ = ["coordX", "coordY", "coordZ"]
+Row = tuple[str | float | bool, ...]  # seriesuid, coordX, coordY, coordZ, and what the file adds
 
-
-@dataclass(frozen=True)
-class Labels:
-    """One scan's rows of each CSV file."""
-
-    annotations: pd.DataFrame
-    candidates: pd.DataFrame
-    annotations_excluded: pd.DataFrame
-    annotations_with_malignancy: pd.DataFrame
+LABELS = {  # the CSV files, and what each adds to a place
+    "annotations": ("diameter_mm",),
+    "candidates": ("class",),
+    "annotations_excluded": ("diameter_mm",),
+    "annotations_with_malignancy": ("diameter_mm", "mal_bool"),
+}
 
 
 def write_part(part: str, folder: Path, params: PhantomParams, workers: int) -> None:
@@ -50,39 +47,42 @@ def write_part(part: str, folder: Path, params: PhantomParams, workers: int) -> 
         list(spread(partial(_write_scan, folder=folder, params=params), mine, workers))
 
 
-def _plan_labels(order: Order, params: PhantomParams) -> Labels:
+def _plan_labels(order: Order, params: PhantomParams) -> dict[str, list[Row]]:
+    """One scan's rows of each CSV file."""
+    keep_freed_memory()
     plan = plan_scan(order, params)
     annotations = _findings(plan, plan.nodules)
-    candidates = _points(plan, plan.candidates_xyz).assign(**{"class": plan.is_nodule.astype(int)})
-    return Labels(
-        annotations=annotations,
-        candidates=candidates,
-        annotations_excluded=_findings(plan, plan.excluded),
-        annotations_with_malignancy=annotations.assign(
-            mal_bool=pd.Series([nodule.is_malignant for nodule in plan.nodules], dtype=bool)  # also where there is none
-        ),
-    )
+    malignant = [nodule.is_malignant for nodule in plan.nodules]
+    return {
+        "annotations": annotations,
+        "candidates": _rows(plan, plan.candidates_xyz, plan.is_nodule.astype(int).tolist()),
+        "annotations_excluded": _findings(plan, plan.excluded),
+        "annotations_with_malignancy": [(*row, flag) for row, flag in zip(annotations, malignant, strict=True)],
+    }
 
 
-def _points(plan: ScanPlan, points_xyz: Array) -> pd.DataFrame:
-    frame = pd.DataFrame(plan.patient_xyz(points_xyz.reshape(-1, 3)), columns=XYZ)
-    frame.insert(0, "seriesuid", plan.order.series_uid)
-    return frame
-
-
-def _findings(plan: ScanPlan, lesions: Sequence[Lesion]) -> pd.DataFrame:
+def _findings(plan: ScanPlan, lesions: Sequence[Lesion]) -> list[Row]:
     points = np.array([lesion.centre_xyz for lesion in lesions])
-    return _points(plan, points).assign(diameter_mm=[lesion.annotated_mm for lesion in lesions])
+    return _rows(plan, points, [lesion.annotated_mm for lesion in lesions])
 
 
-def _write_labels(folder: Path, orders: Sequence[Order], labels: Sequence[Labels]) -> None:
-    for name in Labels.__dataclass_fields__:
-        table = pd.concat([getattr(scan, name) for scan in labels], ignore_index=True)
-        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+def _rows(plan: ScanPlan, points_xyz: Array, last: Sequence[float]) -> list[Row]:
+    places = plan.patient_xyz(points_xyz.reshape(-1, 3)).tolist()
+    return [(plan.order.series_uid, *place, value) for place, value in zip(places, last, strict=True)]
+
+
+def _write_labels(folder: Path, orders: Sequence[Order], labels: Sequence[dict[str, list[Row]]]) -> None:
+    for name, columns in LABELS.items():
+        with (folder / f"{name}.csv").open("w", encoding="ascii", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["seriesuid", "coordX", "coordY", "coordZ", *columns])
+            for scan in labels:
+                writer.writerows(scan[name])
     uids = "".join(f"{order.series_uid}\n" for order in orders)
     (folder / "seriesuids.csv").write_text(uids, encoding="ascii", newline="\n")
 
 
 def _write_scan(order: Order, folder: Path, params: PhantomParams) -> None:
+    keep_freed_memory()
     plan = plan_scan(order, params)
     write_metaimage(folder / f"{order.series_uid}.mhd", render(plan, params.seed), plan.lattice.grid)

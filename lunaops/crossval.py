@@ -41,7 +41,9 @@ def run_fold(fold: int) -> None:
     name = experiment_of(fold)
     settings = [word for key in ("strategy=k_fold", f"fold={fold}") for word in ("--set-param", f"split.{key}")]
     logger.info("fold %d: experiment %s", fold, name)
-    _dvc(["exp", "run", "--temp", "--force", "--name", name, *settings], f"fold {fold}")
+    if name in _dvc(["exp", "list", "--name-only"], f"fold {fold}", quiet=True).split():
+        _dvc(["exp", "remove", name], f"fold {fold}", quiet=True)  # `exp run --force` would run what is done, too
+    _dvc(["exp", "run", "--temp", "--name", name, *settings], f"fold {fold}")
 
 
 def fetch_outputs(fold: int, outputs: Sequence[Path], folder: Path) -> dict[str, Path]:
@@ -75,7 +77,8 @@ def pool(folds: Sequence[Mapping[str, Path]]) -> dict[str, pd.DataFrame]:
     return pooled
 
 
-def _dvc(arguments: Sequence[str], doing: str, *, quiet: bool = False) -> None:
+def _dvc(arguments: Sequence[str], doing: str, *, quiet: bool = False) -> str:
+    """What dvc prints; where it is not quiet, it prints for itself."""
     try:
         done = subprocess.run(["dvc", *arguments], capture_output=quiet, text=True, check=False)
     except FileNotFoundError:
@@ -83,3 +86,4 @@ def _dvc(arguments: Sequence[str], doing: str, *, quiet: bool = False) -> None:
     if done.returncode:
         lines = (done.stderr or "").strip().splitlines()
         raise InputError(f"{doing}: dvc {arguments[0]} failed" + (f": {lines[-1]}" if lines else "; see above"))
+    return done.stdout or ""

@@ -47,11 +47,17 @@ def run_fold(fold: int) -> None:
 
 
 def fetch_outputs(fold: int, outputs: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """Bring outputs of a fold that ran from DVC's cache into `folder`; their paths by their names without suffix."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Bring outputs of a fold that ran from DVC's cache into `folder`, a new one; their paths by name without suffix.
+
+    What comes may be a hard link into the cache, and `dvc get --force` writes through one: over it, it would empty the
+    cache's own file. So nothing is ever written over; InputError where the folder exists.
+    """
+    if folder.exists():
+        raise InputError(f"fold {fold}: {folder} exists; give a new folder")
+    folder.mkdir(parents=True)
     fetched = {output.stem: folder / output.name for output in outputs}
     for output in outputs:
-        wanted = ["--rev", experiment_of(fold), "--out", str(folder / output.name), "--force"]
+        wanted = ["--rev", experiment_of(fold), "--out", str(folder / output.name)]
         _dvc(["get", ".", output.as_posix(), *wanted], f"fold {fold}: {output}", quiet=True)
     return fetched
 

@@ -1,5 +1,6 @@
 """The command `python -m lunaops crossval`."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -27,14 +28,14 @@ def crossval(
 
     params = read_params(Path("params.yaml"))  # of which DVC makes each fold's
     fetch_subsets()
-    fetched = []
     for fold in params.split.folds:
         run_fold(fold)
+    with tempfile.TemporaryDirectory() as folder:
         outputs = [data / name for name in (*TABLES, GALLERY)]
-        fetched.append(fetch_outputs(fold, outputs, out / "folds" / str(fold)))
-    tables = pool(fetched)
+        fetched = [fetch_outputs(fold, outputs, Path(folder, str(fold))) for fold in params.split.folds]
+        tables = pool(fetched)
+        pictures = {key: planes for paths in fetched for key, planes in read_gallery(paths["gallery"]).items()}
     evaluation = evaluate(**tables, params=params.evaluate.model_copy(update={"split": "test", "compare_with": None}))
-    pictures = {key: planes for paths in fetched for key, planes in read_gallery(paths["gallery"]).items()}
     write_metrics(evaluation, out / "metrics.json")
     write_tables(evaluation, out / "plots")
     write_pictures(evaluation, pictures, tables["scans"], out / "plots")

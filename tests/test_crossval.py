@@ -69,7 +69,7 @@ def test_without_dvc_on_the_path_the_environment_is_named(tmp_path: Path, monkey
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = new_repository(tmp_path_factory.mktemp("crossval") / "project")
-    change(folder, {"split.folds": [0, 1, 2], "train.epochs": 1, "train.samples_per_epoch": 16})
+    change(folder, {"split.folds": [0, 2], "train.epochs": 1, "train.samples_per_epoch": 16})
     call(folder, "dvc", "repro", "fetch-subsets")
     call(folder, "git", "add", ".")
     call(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "small")
@@ -81,19 +81,17 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_scan_tests_once_and_a_fold_that_is_done_or_was_killed_is_not_begun_again(repository: Path) -> None:
     killed_while_predicting(repository)
     first = call(repository, sys.executable, "-m", "lunaops", "crossval", mlflow="sqlite:///mlflow.db")
-    assert stages_run(first).count("train") == 2  # of three: that of fold 0 was done
+    assert stages_run(first).count("train") == 1  # of two: that of fold 0 was done
     numbers = json.loads((repository / "crossval" / "metrics.json").read_text())["test"]
-    assert numbers["num_scans"] == 6
-    assert pd.read_csv(repository / "crossval" / "plots" / "subsets.csv")["subset"].tolist() == [
-        *("subset0", "subset1", "subset2"),
-    ]
+    assert numbers["num_scans"] == 4
+    assert pd.read_csv(repository / "crossval" / "plots" / "subsets.csv")["subset"].tolist() == ["subset0", "subset2"]
     again = call(repository, sys.executable, "-m", "lunaops", "crossval")
     assert not [
         file for file in (repository / ".dvc" / "cache").rglob("*") if file.is_file() and not file.stat().st_size
     ]
     assert set(stages_run(again)) <= {"merge-annotations"}
     assert json.loads((repository / "crossval" / "metrics.json").read_text())["test"] == numbers
-    assert [f"fold-{k}" in call(repository, "dvc", "exp", "list", "--name-only") for k in range(3)] == [True] * 3
+    assert [f"fold-{k}" in call(repository, "dvc", "exp", "list", "--name-only") for k in (0, 2)] == [True] * 2
     assert call(repository, "git", "status", "--porcelain") == ""
 
 

@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -89,8 +90,8 @@ def main() -> None:
     }
     sides: dict[tuple[str, str], Callable[[], object]] = {("step", ""): training_step()}
     for name, params in choices.items():
-        sides["ours", name] = lambda params=params: ours(crops, params)
-        sides["plain", name] = lambda params=params: plain(crops, params)
+        sides["ours", name] = partial(ours, crops, params)
+        sides["plain", name] = partial(plain, crops, params)
     times: dict[tuple[str, str], list[float]] = {side: [] for side in sides}
     for _ in range(ROUNDS):
         for side, call in sides.items():

@@ -80,6 +80,7 @@ def main() -> None:
         file = RemoteFile(path.name, 7, path.stat().st_size, md5(path.read_bytes(), usedforsecurity=False).hexdigest())
         serve = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", folder]
         with subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+            assert server.stdout
             origin = "http://127.0.0.1:" + server.stdout.readline().split("port ")[1].split()[0]
             for _ in range(ROUNDS):
                 for name, fetch in (("curl and unzip", fetch_plain), ("ours", fetch_ours)):
@@ -89,6 +90,7 @@ def main() -> None:
                     shutil.rmtree(place / "part")
             server.terminate()
     megabytes = SCANS * 2 * np.prod(SHAPE_IRC) / 1e6
+    assert file.size
     print(f"archive {file.size / 1e6:.0f} MB, unpacked {megabytes:.0f} MB\n")
     print("| fetch | s | MB/s unpacked | CPU s | times curl and unzip |\n|---|---|---|---|---|")
     walls = {name: statistics.median(wall for wall, _ in values) for name, values in seconds.items()}

@@ -14,18 +14,23 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from lunaops.bootstrap import froc_intervals
-from lunaops.froc import LUNA16_RATES, froc, match
+from lunaops.csv_file import read_series_uids
+from lunaops.froc import LUNA16_RATES, Events, froc, match
 from lunaops.labels import read_excluded_csv
-from lunaops.submission import read_marks, read_series_uids
+from lunaops.submission import read_marks
 
 NUM_MARKS = 551_065  # of LUNA16's candidates.csv
 PLAIN_SCANS, PLAIN_BOOTSTRAPS, ROUNDS = 100, 20, 3
+Rows = list[tuple[Any, ...]]
+PlainEvents = dict[str, tuple[list[int], list[float], int]]
 COLUMNS = ["seriesuid", "coordX", "coordY", "coordZ"]
 
 
@@ -47,7 +52,7 @@ def generated_submission(labels: Path, seed: int) -> pd.DataFrame:
     return marks.assign(probability=score.round(4)).sample(frac=1, random_state=seed)
 
 
-def plain(marks: list, nodules: list, excluded: list, series_uids: list) -> dict[str, tuple[list, list, int]]:
+def plain(marks: Rows, nodules: Rows, excluded: Rows, series_uids: list[str]) -> PlainEvents:
     """For each scan whether an event is a hit, its score, and how many nodules there are."""
     events = {}
     for uid in series_uids:
@@ -73,13 +78,13 @@ def plain(marks: list, nodules: list, excluded: list, series_uids: list) -> dict
     return events
 
 
-def plain_sensitivities(events: dict, drawn: list[str]) -> np.ndarray:
+def plain_sensitivities(events: PlainEvents, drawn: list[str]) -> NDArray[np.float64]:
     """Sensitivity at LUNA16's rates over the scans drawn."""
     label = np.concatenate([events[uid][0] for uid in drawn])
     score = np.concatenate([events[uid][1] for uid in drawn])
     fpr, tpr, _ = roc_curve(label, score)
     rate = fpr * (len(label) - label.sum()) / len(drawn)
-    return np.interp(LUNA16_RATES, rate, tpr * label.sum() / sum(events[uid][2] for uid in drawn))
+    return np.asarray(np.interp(LUNA16_RATES, rate, tpr * label.sum() / sum(events[uid][2] for uid in drawn)))
 
 
 def seconds(work: Callable[[], object], rounds: int = ROUNDS) -> tuple[float, float]:
@@ -105,27 +110,32 @@ def compare(labels: Path, marks: pd.DataFrame) -> None:
         table[table["seriesuid"].isin(some)].set_axis(["series_uid", "x", "y", "z", value], axis=1)
         for table, value in zip(tables.values(), ("score", "diameter_mm", "diameter_mm"), strict=True)
     ]
+    marks_there, nodules_there, excluded_there = rows
     rng = np.random.default_rng(0)
 
-    def events():
-        return match(*ours, some, unknown_diameter_mm=10)
+    def plain_events() -> PlainEvents:
+        return plain(marks_there, nodules_there, excluded_there, some)
 
-    def bootstraps():
+    def events() -> Events:
+        marks, nodules, excluded = ours
+        return match(marks, nodules, excluded, some, unknown_diameter_mm=10)
+
+    def bootstraps() -> None:
         froc_intervals(events(), fps_per_scan=LUNA16_RATES, num_draws=PLAIN_BOOTSTRAPS, seed=0)
 
-    def plain_bootstraps():
-        found = plain(*rows, some)
+    def plain_bootstraps() -> None:
+        found = plain_events()
         for _ in range(PLAIN_BOOTSTRAPS):
             plain_sensitivities(found, list(rng.choice(some, len(some))))
 
-    there = plain_sensitivities(plain(*rows, some), some)
+    there = plain_sensitivities(plain_events(), some)
     here = list(froc(events(), fps_per_scan=LUNA16_RATES).sensitivity_at.values())
     assert np.allclose(there, here), (there, here)
     what = f"{len(some)} scans, {len(rows[0]):,} marks, {len(rows[2]):,} excluded findings"
     for name, slow, quick in (
         (
             f"FROC of {what}",
-            lambda: plain_sensitivities(plain(*rows, some), some),
+            lambda: plain_sensitivities(plain_events(), some),
             lambda: froc(events(), fps_per_scan=LUNA16_RATES),
         ),
         (f"the same with {PLAIN_BOOTSTRAPS} bootstraps", plain_bootstraps, bootstraps),

@@ -27,8 +27,9 @@ from lunaops.crop_block import Entry
 from lunaops.crop_building import build_blocks
 from lunaops.crop_store import CropCache
 from lunaops.crops import CropReader, Manifest
-from lunaops.dataset import CropDataset, EpochSampler, load_batches
+from lunaops.dataset import Batches, CropDataset
 from lunaops.progress import progress
+from lunaops.sampling import EpochSampler
 
 DISTINCT = 4
 SPARE_BYTES = 2 << 30
@@ -86,8 +87,8 @@ def run_steps(folder: Path, scans: pd.DataFrame, table: pd.DataFrame, workers: i
 def read(manifest: Manifest, table: pd.DataFrame, raw: Path, cache: Path) -> None:
     """One pass over all candidates in random order."""
     dataset = CropDataset(table, CropReader(manifest, table, raw, cache))
-    order = EpochSampler(np.ones(len(table)), samples=0, batch_size=64, balance=0, seed=1)
-    assert sum(len(batch.hu) for batch in load_batches(dataset, order, num_workers=0, pin=False)) == len(table)
+    order = EpochSampler(np.ones(len(table), np.int64), samples=0, batch_size=64, balance=0, seed=1)
+    assert sum(len(batch.hu) for batch in Batches(dataset, order, num_workers=0, pin=False)) == len(table)
     if Path("/proc/self/fd").is_dir():
         print(f"  {len(list(Path('/proc/self/fd').iterdir()))} files open in this process")
 

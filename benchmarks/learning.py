@@ -1,6 +1,6 @@
-"""What the default data teach: the default run, shuffled training labels, the book's unbalanced first try.
+"""What the default data teach: the default run beside others: augmented, unbalanced, with shuffled training labels.
 
-    python -m benchmarks.learning [default] [shuffled] [unbalanced] [--seeds 1,2,3]
+    python -m benchmarks.learning ["shuffled labels" unbalanced ...] [--seeds 1,2,3]
 
 Runs the stages train, predict and evaluate on the tables and crops that `make repro` made, in a temporary
 folder, without MLflow. Shuffled labels must teach nothing: what they reach is what a leak between the splits, or
@@ -22,21 +22,24 @@ from ruamel.yaml import YAML
 from lunaops.tables import read_table, write_table
 from stages import evaluate, predict, train
 
-CHANGES: dict[str, dict[str, Any]] = {
+BOOK = {  # its chapter 11
+    "samples_per_epoch": 0,
+    "batch_size": 32,
+    "optimizer": "sgd",
+    "learning_rate": 0.001,
+    "momentum": 0.99,
+    "schedule": "constant",
+    "warmup_samples": 0,
+    "weight_decay": 0.0,
+    "best_by": "loss/all",
+}
+CHANGES: dict[str, dict[str, dict[str, Any]]] = {  # of params.yaml
     "default": {},
-    "shuffled": {},
-    "unbalanced": {  # chapter 11 of the book
-        "balance": 0.0,
-        "samples_per_epoch": 0,
-        "batch_size": 32,
-        "optimizer": "sgd",
-        "learning_rate": 0.001,
-        "momentum": 0.99,
-        "schedule": "constant",
-        "warmup_samples": 0,
-        "weight_decay": 0.0,
-        "best_by": "loss/all",
-    },
+    "not mirrored": {"augment": {"flip": False}},
+    "fully augmented": {"augment": {"offset_mm": 2.0, "scale": 0.1, "rotate_degrees": 180.0, "noise_hu": 15.0}},
+    "unbalanced": {"train": {"balance": 0.0}},
+    "unbalanced, the book's settings": {"train": {"balance": 0.0, **BOOK}, "augment": {"flip": False}},
+    "shuffled labels": {},
 }
 
 
@@ -44,13 +47,13 @@ def run_variant(variant: str, seed: int, folder: Path) -> dict[str, float]:
     """Train, predict and evaluate in `folder`; the numbers of the test split and the training's seconds."""
     params = folder / "params.yaml"
     tree = YAML(typ="safe").load(Path("params.yaml").read_text())
-    tree["train"] |= {"seed": seed, **CHANGES[variant]}
-    if variant == "unbalanced":
-        tree["augment"] = {**dict.fromkeys(tree["augment"], 0.0), "flip": False}
+    tree["train"]["seed"] = seed
+    for section, changed in CHANGES[variant].items():
+        tree[section] |= changed
     with params.open("w") as file:
         YAML(typ="safe").dump(tree, file)
     candidates = Path("data/candidates.parquet")
-    if variant == "shuffled":
+    if variant == "shuffled labels":
         table = read_table(candidates)
         in_train = table["split"] == "train"
         shuffled = np.random.default_rng(seed).permutation(table.loc[in_train, "is_nodule"])
@@ -77,18 +80,18 @@ def run_variant(variant: str, seed: int, folder: Path) -> dict[str, float]:
         nodules=Path("data/nodules.parquet"),
         excluded=Path("data/excluded.parquet"),
         scans=Path("data/scans.csv"),
+        data=Path("reports/data.json"),
         training_run=folder / "train" / "run.json",
         metrics=folder / "metrics.json",
         plots=folder / "plots",
+        report=folder / "report.html",
         params_file=params,
     )
     return {**json.loads((folder / "metrics.json").read_text())[tree["evaluate"]["split"]], "seconds": seconds}
 
 
 def main(
-    variants: Annotated[
-        list[str] | None, typer.Argument(help="Some of default, shuffled, unbalanced; else all.")
-    ] = None,
+    variants: Annotated[list[str] | None, typer.Argument(help="Some of the keys of CHANGES; else all.")] = None,
     seeds: Annotated[str, typer.Option(help="Training seeds, with commas.")] = "1",
 ) -> None:
     """Print a row for each variant and seed."""

@@ -12,8 +12,9 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,8 +26,9 @@ from benchmarks.luna_like import make_candidates, write_scans
 from benchmarks.plain_cache import cut, memoized, read_scan
 from lunaops.crop_building import build_blocks
 from lunaops.crops import CropReader, Manifest
-from lunaops.dataset import Batch, CropDataset, EpochSampler, load_batches
+from lunaops.dataset import Batch, Batches, CropDataset
 from lunaops.memory import keep_freed_memory
+from lunaops.sampling import EpochSampler
 
 BATCH = 64
 NO_CACHE = 12  # crops; each takes as long as reading a scan
@@ -80,7 +82,7 @@ def make_variants(folder: Path, scans: pd.DataFrame, table: pd.DataFrame) -> dic
     asked = [(raw / f"subset0/{uid}.mhd", (x, y, z)) for uid, x, y, z in table[["series_uid", *"xyz"]].to_numpy()]
     for path, xyz in asked:
         crop(path, xyz)
-    sampler = EpochSampler(np.ones(len(table)), samples=0, batch_size=BATCH, balance=0, seed=1)
+    sampler = EpochSampler(np.ones(len(table), np.int64), samples=0, batch_size=BATCH, balance=0, seed=1)
     orders = list(sampler)
     dataset = CropDataset(table, CropReader(manifest, table, raw, folder / "ours"))
     big = np.concatenate([dataset[index].hu.numpy()[0] for index in range(len(table))])
@@ -102,10 +104,10 @@ def make_variants(folder: Path, scans: pd.DataFrame, table: pd.DataFrame) -> dic
 
     def the_first_time() -> Iterator[int]:
         anew = CropDataset(table, CropReader(manifest, table, raw, folder / "ours"))
-        for batch in load_batches(anew, sampler, num_workers=0, pin=False):
+        for batch in Batches(anew, sampler, num_workers=0, pin=False):
             yield len(batch.hu)
 
-    loaders = {workers: load_batches(dataset, sampler, num_workers=workers, pin=False) for workers in (0, 1, 2)}
+    loaders = {workers: Batches(dataset, sampler, num_workers=workers, pin=False) for workers in (0, 1, 2)}
     processes = DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -114,7 +116,8 @@ def make_variants(folder: Path, scans: pd.DataFrame, table: pd.DataFrame) -> dic
         multiprocessing_context="spawn",
         persistent_workers=True,
     )
-    for loader in (*loaders.values(), processes):
+    loaded: list[Iterable[Batch]] = [*loaders.values(), processes]
+    for loader in loaded:
         assert sum(len(batch.hu) for batch in loader) == len(table)
     return {
         "no cache": lambda: measured(no_cache()),
@@ -128,8 +131,9 @@ def make_variants(folder: Path, scans: pd.DataFrame, table: pd.DataFrame) -> dic
     }
 
 
-def as_it_is(batch: Batch) -> Batch:
+def as_it_is(batch: Any) -> Batch:
     """A batch is whole as CropDataset gathers it."""
+    assert isinstance(batch, Batch)
     return batch
 
 

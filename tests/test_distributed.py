@@ -2,14 +2,16 @@ import csv
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import ROOT
 from test_training import model_of
-from tiny import make_tiny, outputs
+from tiny import make_tiny, outputs, results
 
 from lunaops.distributed import ALONE, World, join_world, share_of
 
@@ -54,14 +56,20 @@ def test_the_shared_input_layer_normalises_and_learns_as_torchs_own(monkeypatch:
     torch.testing.assert_close(shared.eval()(hu)[0], own.eval()(hu)[0], rtol=1e-4, atol=1e-4)
 
 
-def launch(paths: dict[str, Path], cache: Path, *, ranks: int) -> "subprocess.Popen[str]":
+def launch(paths: dict[str, Path], cache: Path, *, ranks: int, restarts: int = 0) -> "subprocess.Popen[str]":
     options = [text for name, path in paths.items() for text in (f"--{name.replace('_', '-')}", str(path))]
     environment = os.environ | {
         "LUNAOPS_CACHE_DIR": str(cache),
         "MLFLOW_TRACKING_URI": "off",
         "OMP_NUM_THREADS": "1",
     }
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        f"--max-restarts={restarts}",
+    ]
     return subprocess.Popen(
         [sys.executable, *torchrun, "-m", "stages.train", *options],
         cwd=ROOT,
@@ -95,3 +103,19 @@ def test_two_ranks_compute_what_one_does_also_with_an_odd_last_batch(tmp_path: P
         for name, value in first.items():
             is_counted = name.startswith(("train/num", "val/num", "train/correct", "val/correct", "epoch", "samples"))
             assert second[name] == pytest.approx(value, abs=0 if is_counted else 1e-5, nan_ok=True), name
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_is_started_again_with_the_others_and_all_ends_as_undisturbed(
+    tmp_path: Path, rank: int
+) -> None:
+    paths = make_tiny(tmp_path, epochs=8)
+    finish(launch(paths | outputs(tmp_path / "whole"), tmp_path / "crops", ranks=2))
+    process = launch(paths, tmp_path / "crops", ranks=2, restarts=3)
+    while not (paths["models"] / "last" / "model.json").exists():
+        time.sleep(0.01)
+    ranks = {int(child.environ()["RANK"]): child for child in psutil.Process(process.pid).children()}
+    ranks[rank].kill()
+    finish(process)
+    assert results(tmp_path / "run") == results(tmp_path / "whole")

@@ -236,7 +236,7 @@ def _share_bars(axes: Axes, name: str, part: pd.Series, whole: pd.Series) -> Non
         text = f"{part[split]:,} of {whole[split]:,}" + (f": {share[split]:.3g} %" if whole[split] else "")
         axes.annotate(text, (share.fillna(0)[split], place), (4, 0), textcoords="offset points", va="center")
     axes.set_xlim(0, max(1.8 * share.max(), 1e-3) if share.notna().any() else 1)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %" if value <= 100 else "")  # the room is the texts'
     axes.grid(False, axis="y")
     axes.invert_yaxis()
 

@@ -1,6 +1,7 @@
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT, write_scan
 from cropping import CANDIDATES, SCANS, blocks_on_disk, build, crops_of, flip_a_bit, write_raw
+from repository import change
 
 from lunaops.crop_building import build_blocks
 from lunaops.crop_store import CropCache
@@ -192,6 +194,8 @@ def project(tmp_path: Path) -> Path:
     settle(tmp_path / "raw")
     write_table(pd.DataFrame(scans), tmp_path / "scans.csv")
     write_table(pd.concat(candidates), tmp_path / "candidates.parquet")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    change(tmp_path, {"crop.workers": 1})  # more of them would take longer to start than all takes
     return tmp_path
 
 
@@ -201,7 +205,7 @@ def start_stage(project: Path, *, cache: str, manifest: str) -> subprocess.Popen
         "--scans": project / "scans.csv",
         "--candidates": project / "candidates.parquet",
         "--manifest": project / manifest,
-        "--params-file": ROOT / "params.yaml",
+        "--params-file": project / "params.yaml",
     }
     return subprocess.Popen(
         [sys.executable, "-m", "stages.build_cache", *[str(word) for pair in options.items() for word in pair]],
@@ -252,6 +256,7 @@ def test_readers_read_while_others_build(project: Path) -> None:
 @pytest.mark.long
 def test_a_build_that_is_killed_at_any_moment_is_completed_by_the_next(project: Path) -> None:
     finish(start_stage(project, cache="alone", manifest="alone.json"))
+    change(project, {"crop.workers": 2})
     chance = random.Random(16)
     left = []
     for _ in range(20):

@@ -1,26 +1,18 @@
 """What MLflow knows of runs: found by id or name, with their models, relatives and registered versions."""
 
 import json
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lunaops.errors import InputError
+from lunaops.tracking_store import asking, store_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-_SQLITE = "sqlite:///"
-_ENVIRONMENT = {  # a server that hangs shall cost seconds
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-}
 _COMMIT = "mlflow.source.git.commit"
 _PARENT = "mlflow.parentRunId"
 _KIND = "lunaops.kind"
@@ -84,15 +76,22 @@ class RunStore:
     """
 
     def __init__(self, folder: Path = Path()) -> None:
-        self.uri = _absolute(os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db", folder)
-        self._bare_uri = re.sub(r"://[^/@\s]+@", "://", self.uri)
-        for key, value in _ENVIRONMENT.items():
-            os.environ.setdefault(key, value)
-        from mlflow import MlflowClient
-
+        store = store_of(folder)
+        if store is None:
+            raise InputError("MLFLOW_TRACKING_URI is 'off'; name the store that holds the run")
+        if store.file is not None and not store.file.exists():
+            raise InputError(
+                f"{store.file}: no such MLflow store; run from the project's root, or set MLFLOW_TRACKING_URI"
+            )
+        self._store = store
         with self._asking():
-            self._client = MlflowClient(self.uri)
+            self._client = store.client()
             self._experiments = {each.experiment_id: each.name for each in self._client.search_experiments()}
+
+    @property
+    def uri(self) -> str:
+        """Where it is, from any folder; may hold a password."""
+        return self._store.uri
 
     def find(self, text: str) -> TrackedRun:
         """The run of that id, of the only id that begins so, or of that name; raises InputError if not one run is."""
@@ -102,7 +101,7 @@ class RunStore:
         if len(found) != 1:
             several = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in found[:5])
             what = f"{len(found)} runs are called so: {several}; give an id" if found else "no such run"
-            raise InputError(f"run {text!r}: {what} in MLflow at {self._bare_uri}")
+            raise InputError(f"run {text!r}: {what} in MLflow at {self._store.name}")
         return self.get(found[0].info.run_id)
 
     def get(self, run_id: str) -> TrackedRun:
@@ -138,35 +137,15 @@ class RunStore:
 
     def url_of(self, run: TrackedRun) -> str:
         """The run's page where the store is a server; without user and password."""
-        return f"{self._bare_uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+        return f"{self._store.name}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
     def _search(self, condition: str) -> list["Run"]:
         with self._asking():
             newest_first = ["attributes.start_time DESC"]
             return list(self._client.search_runs(list(self._experiments), condition, order_by=newest_first))
 
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            yield
-        except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' errors are OSErrors
-            reason = re.sub(r"://[^/@\s]+@", "://", str(error).strip().partition("\n")[0])
-            raise InputError(f"MLflow at {self._bare_uri}: {reason}") from error
-
-
-def _absolute(uri: str, folder: Path) -> str:
-    """The URI with a full path if it names a file; raises InputError if the file is not there, or MLflow is off."""
-    if uri == "off":
-        raise InputError("MLFLOW_TRACKING_URI is 'off'; name the store that holds the run")
-    if "://" in uri and not uri.startswith(_SQLITE):
-        return uri
-    path = (folder / uri.removeprefix(_SQLITE)).resolve()
-    if not path.exists():
-        raise InputError(f"{path}: no such MLflow store; run from the project's root, or set MLFLOW_TRACKING_URI")
-    return f"{_SQLITE}{path}" if uri.startswith(_SQLITE) else str(path)
+    def _asking(self) -> AbstractContextManager[None]:
+        return asking(f"MLflow at {self._store.name}")
 
 
 def _tracked(run: "Run", experiments: dict[str, str]) -> TrackedRun:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lunaops.errors import InputError
-from lunaops.tracking_store import reason_of, store_errors, store_of
+from lunaops.tracking_store import asking, store_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,12 +20,10 @@ def fetch_artifact_of(run_id: str, name: str, into: Path, *, folder: Path) -> Pa
     if store is None:
         raise InputError(f"MLflow run {run_id}: MLFLOW_TRACKING_URI is off; set it to the store that knows the run")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    try:
+    with asking(f"MLflow run {run_id} of {store.name}"):
         client = store.client()
         owner = _run_with(client, run_id, name)
         return Path(client.download_artifacts(owner, name, str(into)))
-    except store_errors() as error:
-        raise InputError(f"MLflow run {run_id} of {store.name}: {reason_of(error)}") from error
 
 
 def _run_with(client: "MlflowClient", run_id: str, name: str) -> str:

@@ -3,9 +3,13 @@
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lunaops.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,7 +26,7 @@ _REASON_LENGTH = 200
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow: `uri` may hold a password, `name` tells it from others without one.
+    """An MLflow: `uri` may hold a password and is good in any folder, `name` tells it from others without one.
 
     `artifacts` is where a new experiment's files go; None: MLflow chooses.
     """
@@ -30,6 +34,11 @@ class Store:
     uri: str
     name: str
     artifacts: str | None
+
+    @property
+    def file(self) -> Path | None:
+        """The database's file; None where it is no SQLite."""
+        return Path(self.uri.removeprefix(_SQLITE)) if self.uri.startswith(_SQLITE) else None
 
     def client(self) -> "MlflowClient":
         """MLflow's client of this store; slow to import, so the main thread is the one that first asks for it."""
@@ -41,13 +50,13 @@ class Store:
 
 
 def store_of(project: Path) -> Store | None:
-    """The store that MLFLOW_TRACKING_URI names, by default mlflow.db in `project`; None: off."""
-    own_uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if own_uri == "off":
+    """The store that MLFLOW_TRACKING_URI names, by default mlflow.db; what is relative is in `project`. None: off."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    if uri == "off":
         return None
-    uri = own_uri or f"{_SQLITE}{project / 'mlflow.db'}"
-    artifacts = None if own_uri or project == Path() else str(project / "mlruns")
-    return Store(uri, _name(uri, project), artifacts)
+    is_relative = uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_absolute()
+    artifacts = str(project / "mlruns") if is_relative and project != Path() else None
+    return Store(_absolute(uri, project), _name(uri, project), artifacts)
 
 
 def store_errors() -> tuple[type[Exception], ...]:
@@ -58,10 +67,25 @@ def store_errors() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, OSError  # requests' errors are OSErrors
 
 
+@contextmanager
+def asking(about: str) -> Iterator[None]:
+    """What a store raises becomes an InputError that begins with `about`."""
+    try:
+        yield
+    except store_errors() as error:
+        raise InputError(f"{about}: {reason_of(error)}") from error
+
+
 def reason_of(error: Exception) -> str:
     """What an error says, in one line without a password."""
     line = _without_password(" ".join(str(error).split()))
     return line if len(line) <= _REASON_LENGTH else f"{line[:_REASON_LENGTH]}…"
+
+
+def _absolute(uri: str, project: Path) -> str:
+    if uri.startswith(_SQLITE):
+        return f"{_SQLITE}{Path(project, uri.removeprefix(_SQLITE)).resolve()}"
+    return str(Path(project, uri).resolve()) if Path(project, uri).is_dir() else uri
 
 
 def _name(uri: str, project: Path) -> str:
@@ -69,7 +93,7 @@ def _name(uri: str, project: Path) -> str:
     bare = re.sub(r"://[^/\s]*@", "://", _without_password(uri)).rstrip("/")
     if not bare.startswith(_SQLITE):
         return bare
-    file = Path(bare.removeprefix(_SQLITE)).resolve()
+    file = Path(project, bare.removeprefix(_SQLITE)).resolve()
     root = project.resolve()
     return f"{_SQLITE}{file.relative_to(root) if file.is_relative_to(root) else file}"
 

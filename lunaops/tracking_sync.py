@@ -6,7 +6,7 @@ from pathlib import Path
 from lunaops.errors import InputError
 from lunaops.tracking_delivery import JOURNALS, JournalDelivery, pending
 from lunaops.tracking_journal import delivery_lock, find_journals, store_name_of
-from lunaops.tracking_store import Store, reason_of, store_errors, store_of
+from lunaops.tracking_store import Store, asking, store_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +35,8 @@ def sync_tracking(project: Path) -> None:
 
 def _deliver(store: Store, folder: Path) -> None:
     journal = JournalDelivery(store, folder, is_live=False)
-    try:
+    with asking(f"MLflow ({store.name}) failed; what waits for it is kept, deliver it later"):
         for _ in journal.deliver():
             pass
-    except store_errors() as error:
-        text = f"MLflow ({store.name}) failed; what waits for it is kept, deliver it later: {reason_of(error)}"
-        raise InputError(text) from error
     logger.info("%s: %d entries delivered to run %s", folder.name, journal.num_delivered, journal.run_id)
     journal.clean()

@@ -9,6 +9,7 @@ from lunaops.__main__ import app
 from lunaops.errors import InputError
 from lunaops.lineage import as_json, as_text, lineage_of
 from lunaops.tracking_query import RunStore
+from lunaops.tracking_store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -133,7 +134,7 @@ def test_a_server_that_does_not_answer_is_one_line_without_its_password(monkeypa
 
 def test_the_page_of_a_run_on_a_server_has_no_password(store: RunStore) -> None:
     run = store.find("seed=5 c0ffee0")
-    store._bare_uri = "http://tracking.example.org/"
+    store._store = Store("http://me:secret@tracking.example.org", "http://tracking.example.org", None)
     assert store.url_of(run) == f"http://tracking.example.org/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
 

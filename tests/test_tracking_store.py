@@ -40,6 +40,19 @@ def test_the_default_store_has_one_name_in_the_project_and_in_its_copies(
     assert from_a_copy.artifacts == str(tmp_path / "mlruns")
 
 
+@pytest.mark.parametrize("uri", ["", "sqlite:///mlflow.db"])
+def test_what_is_relative_is_in_the_project_wherever_that_is_asked(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    store = store_of(tmp_path)
+    assert store is not None
+    assert store.uri == f"sqlite:///{tmp_path}/mlflow.db" and store.file == tmp_path / "mlflow.db"
+    assert (store.name, store.artifacts) == ("sqlite:///mlflow.db", str(tmp_path / "mlruns"))
+
+
 def test_off_is_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     assert store_of(Path()) is None

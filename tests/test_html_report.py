@@ -123,8 +123,8 @@ def test_hostile_names_are_shown_and_never_run(tmp_path):
     page = Page(written(tmp_path, a_material(changes, origin=origin)))
     assert page.all("script") == []
     assert (
-        page.words.count(HOSTILE) == 4
-    )  # two of its candidates; the run's name, at the top and in its section; its journal
+        page.words.count(HOSTILE) == 5
+    )  # its scan and two of its candidates; the run's name, at the top and in its section; its journal
     assert all("onerror" not in attributes for _, attributes in page.elements)
 
 
@@ -160,6 +160,23 @@ def test_the_confusion_matrix_and_each_class_are_those_of_the_candidates(text):
         ["nodule", "0.500", "0.667", "0.571", "0.333"],
         ["other", "0.500", "0.333", "0.400", "0.667"],
     ]
+
+
+def test_the_scans_with_the_most_missed_and_then_the_most_called_come_first(text):
+    assert rows(text, "Scans at threshold 0.5, most nodules missed first, then most false positives: 4 of 4")[1:] == [
+        ["b", "subset0", "1", "1", "1", "0.800"],
+        ["c", "subset0", "1", "1", "0", "0.600"],
+        ["a", "subset0", "1", "0", "0", "0.900"],
+        ["d", "subset0", "0", "0", "0", "undefined"],
+    ]
+
+
+def test_of_many_scans_the_worst_are_shown():
+    evaluation = evaluated()
+    many = pd.concat([evaluation.scans] * 10)
+    page = part(numbers.by_scan, evaluation=replace(evaluation, scans=many))
+    shown = rows(page, "Scans at threshold")[1:]
+    assert [row[0] for row in shown] == ["b"] * 10 + ["c"] * 5 and "15 of 40" in page
 
 
 def test_a_gallery_says_where_its_candidates_are(text):
@@ -221,6 +238,7 @@ def test_without_a_previous_run_there_is_no_such_section(text):
             "The numbers",
             "Curves",
             "By diameter",
+            "By scan",
             "At threshold 0.5",
             "Calibration",
             "Worst and best",

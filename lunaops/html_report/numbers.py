@@ -19,6 +19,8 @@ COMPARED = {  # metric -> what a reader calls it and its digits; the sensitiviti
     "num_scans": ("Scans", 0),
 }
 
+WORST_SCANS = 15  # are shown
+
 
 def headline(material: Material) -> Section:
     """What a reader looks for first, and the sensitivities that make the CPM."""
@@ -99,6 +101,25 @@ def by_diameter(material: Material) -> Section:
     caption = f"Nodules with a candidate scored at least {threshold:.3g}"
     table = Table(caption, ["Diameter [mm]", "Nodules", "Found", "Sensitivity"], rows)
     return Section("diameter", "By diameter", [chart, table])
+
+
+def by_scan(material: Material) -> Section:
+    """The scans with the most to look at: where nodules are missed, then where there are many false positives."""
+    scans, threshold = material.evaluation.scans, material.evaluation.threshold
+    scans = scans.assign(missed=scans["nodules"] - scans["found"])
+    worst = scans.sort_values(["missed", "false_positives", "series_uid"], ascending=[False, False, True])
+    counted = ["nodules", "missed", "false_positives"]
+    rows = [
+        [scan["series_uid"], scan["subset"], *(f"{scan[name]:,}" for name in counted), decimal(scan["highest_score"])]
+        for scan in worst.head(WORST_SCANS).to_dict("records")
+    ]
+    caption = (
+        f"Scans at threshold {threshold:.3g}, most nodules missed first, then most false positives: "
+        f"{len(rows)} of {len(scans):,}"
+    )
+    columns = ["Series", "Subset", "Nodules", "Missed", "False positives", "Highest score"]
+    said = "Nodules that no candidate marks count as missed. All scans are in plots/scans.csv."
+    return Section("scans", "By scan", [Table(caption, columns, rows, text_columns=2), Text(said)])
 
 
 def at_threshold(material: Material) -> Section:

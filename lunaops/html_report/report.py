@@ -13,6 +13,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (  # None: nothing 
     numbers.against_baseline,
     numbers.curves,
     numbers.by_diameter,
+    numbers.by_scan,
     numbers.at_threshold,
     numbers.calibration,
     evidence.galleries,

@@ -39,7 +39,12 @@ def run_fold(fold: int) -> None:
     What is committed counts, and changes to files that git tracks. Raises InputError if a stage failed.
     """
     name = experiment_of(fold)
-    settings = [word for key in ("strategy=k_fold", f"fold={fold}") for word in ("--set-param", f"split.{key}")]
+    changes = (
+        "split.strategy=k_fold",
+        f"split.fold={fold}",
+        "evaluate.register=null",
+    )  # a fold's model is no challenger
+    settings = [word for change in changes for word in ("--set-param", change)]
     logger.info("fold %d: experiment %s", fold, name)
     if name in _dvc(["exp", "list", "--name-only"], f"fold {fold}", quiet=True).split():
         _dvc(["exp", "remove", name], f"fold {fold}", quiet=True)  # `exp run --force` would run what is done, too

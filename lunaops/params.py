@@ -37,6 +37,7 @@ NoiseHu = Annotated[float, Field(ge=0, le=1000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes
 Probability = Annotated[float, Field(ge=0, le=1)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+RegisteredName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # MLflow takes more, a command line not
 Precision = Literal["fp32", "tf32", "bf16"]
 
 
@@ -233,6 +234,7 @@ class EvaluateParams(_Section):
     calibrate: bool
     calibration_bins: Annotated[int, Field(ge=2, le=1000)]
     compare_with: Annotated[str, Field(min_length=1)] | None
+    register_as: RegisteredName | None = Field(alias="register")  # `register` is a method of every pydantic class
     fps_per_scan: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
     max_marks_per_scan: PositiveInt | None
     unknown_diameter_mm: PositiveFloat
@@ -273,7 +275,7 @@ class Params(_Section):
 
     def flattened(self) -> dict[str, Any]:
         """Every parameter by its full key, as MLflow wants them: {'train.learning_rate': 0.001, ...}."""
-        return dict(_flatten(self.model_dump(mode="json")))
+        return dict(_flatten(self.model_dump(mode="json", by_alias=True)))
 
 
 def read_params(path: Path) -> Params:

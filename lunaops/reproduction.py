@@ -24,6 +24,7 @@ _INPUTS = {  # tag dvc.NAME -> file below data/; what is made before training
     "scans": "scans.csv",
 }
 _AFTER_TRAINING = ("predict", "evaluate", "ci")  # sections of params that training does not depend on
+_REGISTERS = "evaluate.register"  # what is made again is no challenger of what it was made from
 _OF_THE_MACHINE = ("samples_per_second", "system/")  # what these name differs from run to run
 
 
@@ -73,7 +74,8 @@ def reproduce(run: TrackedRun, store: RunStore, into: Path, *, project: Path = P
     commit = _check_reproducible(run)
     originals = _originals(run, store)
     _add_worktree(commit, into, project)
-    changed = restore_params(into / "params.yaml", run.params)
+    params = {key: "null" if key == _REGISTERS else text for key, text in run.params.items()}
+    changed = restore_params(into / "params.yaml", params)
     logger.info("%s: commit %s, %d params differ from it", into, commit[:7], len(changed))
     _say_other_versions(run)
     digests = {name: digest for original in originals.values() for name, digest in _digests(original).items()}

@@ -128,6 +128,14 @@ class Tracker:
         defined = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
         self._mlflow.log_model(model, example_hu, name=name, metrics=defined, step=step)
 
+    def register_model(self, name: str, *, evidence: Mapping[str, str], description: str) -> None:
+        """Register the parent run's model in MLflow as a version of `name`, once, with the alias challenger.
+
+        `evidence` becomes its tags, with this run's id and commit. Where MLflow is off, or has no such model, a line
+        says so.
+        """
+        self._mlflow.register_model(name, evidence=evidence, description=description)
+
 
 @contextmanager
 def start_run(

@@ -144,6 +144,14 @@ class MlflowRun:
         with self._recording():  # at the time of its step: no point of the run appears twice
             self._append(entry, millis=self._past.millis_of_step.get(step))
 
+    def register_model(self, name: str, *, evidence: Mapping[str, str], description: str) -> None:
+        """Register the model of the parent run; a line says so where MLflow is off."""
+        if self._journal is None:
+            logger.warning("MLflow is off or gets no journal, so no version of %s is registered", name)
+            return
+        with self._recording():
+            self._append({"do": "register", "name": name, "evidence": dict(evidence), "description": description})
+
     def flush(self) -> None:
         """See to it that the journal survives the machine."""
         with self._recording():

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lunaops.errors import InputError
+from lunaops.tracking_registry import EVALUATION_TAG, SPLIT_TAG, version_of, versions_of_model
 from lunaops.tracking_store import asking, store_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 
 _COMMIT = "mlflow.source.git.commit"
 _PARENT = "mlflow.parentRunId"
@@ -61,12 +63,18 @@ class TrackedRun:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A registered version of a model, with the aliases that point to it."""
+    """A registered version of a model, with the aliases that point to it.
+
+    `evaluation_id` is the run that is its evidence and `split` what that evaluated, None where no evaluation registered
+    it; `model_id` is None where what is registered is no logged model.
+    """
 
     name: str
     version: str
-    model_id: str
+    model_id: str | None
     aliases: tuple[str, ...]
+    evaluation_id: str | None
+    split: str | None
 
 
 class RunStore:
@@ -126,9 +134,18 @@ class RunStore:
     def versions(self, model_id: str) -> list[ModelVersion]:
         """The versions under which a logged model is registered."""
         with self._asking():
-            found = self._client.search_model_versions(f"source_path = 'models:/{model_id}'")
-            whole = [self._client.get_model_version(each.name, each.version) for each in found]  # that has the aliases
-        return [ModelVersion(each.name, str(each.version), model_id, tuple(each.aliases)) for each in whole]
+            return [_version(each) for each in versions_of_model(self._client, model_id)]
+
+    def version_of(self, name: str, alias: str) -> ModelVersion | None:
+        """The version of a registered model that an alias points to; None where there is none."""
+        with self._asking():
+            found = version_of(self._client, name, alias)
+        return None if found is None else _version(found)
+
+    def set_alias(self, alias: str, version: ModelVersion) -> None:
+        """Let an alias point to a version, and to no other."""
+        with self._asking():
+            self._client.set_registered_model_alias(version.name, alias, version.version)
 
     def tag(self, run_id: str, key: str, value: str) -> None:
         """Set a tag of a run."""
@@ -164,6 +181,18 @@ def _tracked(run: "Run", experiments: dict[str, str]) -> TrackedRun:
         metrics=dict(data.metrics),
         datasets=dict(_dataset(each) for each in run.inputs.dataset_inputs),
         model_ids=tuple(model.model_id for model in models),
+    )
+
+
+def _version(found: "RegisteredVersion") -> ModelVersion:
+    model_id = re.search(r"\bm-[0-9a-f]{32}\b", found.source or "")
+    return ModelVersion(
+        name=found.name,
+        version=str(found.version),
+        model_id=model_id and model_id.group(),
+        aliases=tuple(found.aliases),
+        evaluation_id=found.tags.get(EVALUATION_TAG),
+        split=found.tags.get(SPLIT_TAG),
     )
 
 

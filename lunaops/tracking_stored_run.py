@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lunaops.tracking_journal import Delivered, Entry, files_of
 from lunaops.tracking_model import address_served_model
+from lunaops.tracking_registry import EVALUATION_TAG, register_version
 from lunaops.tracking_store import Store, reason_of
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class StoredRun:
             "files": self._log_files,
             "drop": self._drop,
             "model": self._log_model,
+            "register": self._register,
             "end": self._end,
         }
         first = entries[0]
@@ -227,6 +229,24 @@ class StoredRun:
         condition = f"tags.`{JOURNAL_TAG}` = '{self._folder.name}'"
         found = self._client.search_logged_models([self._experiment_id], condition)
         return sorted(found, key=lambda model: str(model.model_id))
+
+    def _register(self, entry: Entry) -> None:
+        from mlflow.exceptions import MlflowException
+
+        name, model_id = entry["name"], self._delivered.evaluated_model_id
+        model = None if model_id is None else _found(lambda: self._client.get_logged_model(model_id))
+        if model is None:
+            logger.warning("MLflow has no model of the training run, so no version of %s is registered", name)
+            return
+        evidence = self._source_tags | entry["evidence"] | {EVALUATION_TAG: self._run_id}
+        about = {"evidence": evidence, "description": entry["description"], "millis": entry["millis"]}
+        try:
+            register_version(self._client, model, name, **about)
+        except MlflowException as error:
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+            self._client.set_tag(self._run_id, JOURNAL_TAG, self._folder.name)  # refused too? then try again later
+            logger.warning("no version of %s is registered: %s", name, reason_of(error))
 
     def _end(self, entry: Entry) -> None:
         for run in self._find_runs():  # a server that answered too late may have made a second one after all

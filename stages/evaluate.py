@@ -10,6 +10,7 @@ from lunaops.html_report.material import Material, read_data, read_earlier, read
 from lunaops.html_report.report import write_report
 from lunaops.params import read_params
 from lunaops.provenance import content_digest
+from lunaops.registration import register
 from lunaops.report import read_gallery, write_metrics, write_pictures, write_tables
 from lunaops.tables import read_table
 from lunaops.tracking import read_link, start_run
@@ -58,6 +59,7 @@ def main(
         tracker.log_artifact(predictions)
         tracker.log_artifact(report)
         tracker.log_artifacts(plots, "plots")
+        register(evaluation, tables, inputs, tracker)
     for line in told(evaluation):
         logging.getLogger(__name__).info("%s", line)
 

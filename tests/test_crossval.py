@@ -69,7 +69,10 @@ def test_without_dvc_on_the_path_the_environment_is_named(tmp_path: Path, monkey
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = new_repository(tmp_path_factory.mktemp("crossval") / "project")
-    change(folder, {"split.folds": [0, 2], "train.epochs": 1, "train.samples_per_epoch": 16})
+    change(
+        folder,
+        {"split.folds": [0, 2], "train.epochs": 1, "train.samples_per_epoch": 16, "evaluate.register": "nodules"},
+    )
     call(folder, "dvc", "repro", "fetch-subsets")
     call(folder, "git", "add", ".")
     call(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "small")
@@ -79,9 +82,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 @pytest.mark.xdist_group("repro")
 def test_every_scan_tests_once_and_a_fold_that_is_done_or_was_killed_is_not_begun_again(repository: Path) -> None:
+    from mlflow import MlflowClient
+
     killed_while_predicting(repository)
     first = call(repository, sys.executable, "-m", "lunaops", "crossval", mlflow="sqlite:///mlflow.db")
     assert stages_run(first).count("train") == 1  # of two: that of fold 0 was done
+    assert MlflowClient(f"sqlite:///{repository}/mlflow.db").search_registered_models() == []
     numbers = json.loads((repository / "crossval" / "metrics.json").read_text())["test"]
     assert numbers["num_scans"] == 4
     assert pd.read_csv(repository / "crossval" / "plots" / "subsets.csv")["subset"].tolist() == ["subset0", "subset2"]

@@ -21,6 +21,7 @@ PARAMS = {
     "calibrate": False,
     "calibration_bins": 10,
     "compare_with": None,
+    "register": None,
     "fps_per_scan": (0.125, 0.25, 1.0),
     "max_marks_per_scan": None,
     "unknown_diameter_mm": 10.0,

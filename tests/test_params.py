@@ -75,6 +75,7 @@ def test_the_projects_own_params_are_right() -> None:
         ("evaluate", "max_fps_per_scan", -1.0, "evaluate.max_fps_per_scan: .*got -1.0"),
         ("evaluate", "calibration_bins", 1, "evaluate.calibration_bins: .*got 1"),
         ("evaluate", "compare_with", "", "evaluate.compare_with: "),
+        ("evaluate", "register", "lung/nodules", "evaluate.register: .*got 'lung/nodules'"),
         ("split", "folds", [0, 1, 0], "split.folds names a fold twice"),
         ("split", "folds", [10], "split.folds.0: .*got 10"),
         ("evaluate", "bootstraps", -1, "evaluate.bootstraps: .*got -1"),

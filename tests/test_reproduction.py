@@ -84,7 +84,8 @@ def project(built: Path) -> Path:
     """The tiny project with its first run, and an experiment with params that no commit has."""
     project = copy_of(built, "tracked")
     commit(project)
-    call(project, "dvc", "exp", "run", "--name", "lower", "-S", "evaluate.threshold=0.25", mlflow=STORE)
+    lower = ["-S", "evaluate.threshold=0.25", "-S", "evaluate.register=nodules"]
+    call(project, "dvc", "exp", "run", "--name", "lower", *lower, mlflow=STORE)
     return project
 
 
@@ -112,7 +113,9 @@ def test_an_experiments_evaluation_comes_out_equal_with_its_params(project: Path
     again = store.newest("evaluate", head)
     assert again is not None
     assert again.run_id != evaluation.run_id
-    assert again.params == evaluation.params
+    assert again.params == evaluation.params | {"evaluate.register": "null"}
+    (version,) = store._client.search_model_versions("name = 'nodules'")
+    assert version.tags["lunaops.evaluation_run_id"] == evaluation.run_id
     assert again.tags["lunaops.reproduces"] == evaluation.run_id
     worktree = project.parent / f"{project.name}-{evaluation.run_id[:8]}"
     assert Path(call(worktree, "dvc", "cache", "dir").strip()).samefile(project / ".dvc" / "cache")

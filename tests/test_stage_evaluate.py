@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tracked import trained
 
 from lunaops.errors import InputError
 from lunaops.html_report.evidence import COUNTED
+from lunaops.params import read_params
 from stages.evaluate import main
 
 pytestmark = pytest.mark.slow
@@ -76,6 +78,14 @@ def write_inputs(folder):
     }
 
 
+def registering(folder):
+    """The params of the project, but for evaluate.register."""
+    text = (ROOT / "params.yaml").read_text().replace("register: null ", "register: nodules ")
+    (folder / "params.yaml").write_text(text)
+    assert read_params(folder / "params.yaml").flattened()["evaluate.register"] == "nodules"
+    return folder / "params.yaml"
+
+
 def options(paths):
     return [word for name, path in paths.items() for word in (f"--{name.replace('_', '-')}", str(path))]
 
@@ -133,6 +143,35 @@ def test_as_a_command_it_needs_no_torch_and_bad_input_is_one_line(tmp_path):
     assert failed.stderr.splitlines() == [
         f"error: {tmp_path}/elsewhere.npz: no such file; run the predict stage, or `dvc pull` it"
     ]
+
+
+def test_to_register_without_mlflow_costs_a_line_and_none_of_the_files(tmp_path, off, caplog):
+    paths = {**write_inputs(tmp_path), "params_file": registering(tmp_path)}
+    main(**paths)
+    assert "report.html" in outputs(paths)
+    assert [text for text in caplog.messages if "no version of nodules is registered" in text]
+
+
+def test_it_registers_the_trained_model_without_torch_and_logs_what_its_metrics_were_measured_on(tmp_path, store):
+    link, model_id = trained(store, "first")
+    paths = {**write_inputs(tmp_path), "params_file": registering(tmp_path)}
+    (tmp_path / "run.json").write_text(json.dumps({"journal_id": link.journal_id, "name": link.name}))
+    code = (
+        "import sys; from lunaops.command import run; from stages.evaluate import main\n"
+        "try: run(main)\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *options(paths)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "False\n", done.stderr
+    version = store.get_model_version_by_alias("nodules", "challenger")
+    assert model_id in version.source
+    assert version.tags["lunaops.cpm"] == "1.000000"
+    logged = {item.path for item in store.list_artifacts(version.tags["lunaops.evaluation_run_id"])}
+    assert logged > {"predictions.parquet", "nodules.parquet", "excluded.parquet", "scans.csv"}
 
 
 def test_its_run_in_mlflow_holds_metrics_and_pictures_without_torch(tmp_path):

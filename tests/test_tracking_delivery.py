@@ -12,7 +12,7 @@ import pytest
 import torch
 from mlflow_server import MlflowServer, Proxy, wait_until
 from torch import nn
-from tracked import CROP, boards_of, start
+from tracked import CROP, boards_of, start, trained
 
 from lunaops import tracking_delivery
 from lunaops.tracking import Tracker
@@ -218,3 +218,32 @@ def test_an_answer_that_is_lost_makes_nothing_twice(server: MlflowServer, proxy:
         log_rest(tracker)
     assert_complete(server, tracker, epochs=4)
     assert {"POST /api/2.0/mlflow/runs/create", "POST /api/2.0/mlflow/logged-models"} <= {" ".join(one) for one in lost}
+
+
+def test_a_version_is_registered_once_by_a_server_that_comes_late_and_loses_its_answers(
+    server: MlflowServer, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.url)
+    link, model_id = trained(client, "late")
+    lost: set[tuple[str, str]] = set()
+
+    def is_first(method: str, path: str) -> bool:
+        is_new = method != "GET" and ("registered-models" in path or "model-versions" in path)
+        is_new = is_new and (method, path) not in lost
+        lost.add((method, path))
+        return is_new
+
+    proxy.lose_answer = is_first
+    proxy.refuse = 500
+    with start("evaluate", parent=link) as tracker:
+        tracker.register_model("nodules", evidence={"lunaops.cpm": "0.75"}, description="test: CPM 0.750")
+        wait_until(lambda: warnings_in(caplog))
+        proxy.refuse = None
+    (version,) = client.search_model_versions("name = 'nodules'")
+    assert client.get_registered_model("nodules").aliases == {"challenger": version.version}
+    assert version.tags["lunaops.evaluation_run_id"] == tracker.run_id
+    assert model_id in version.source and version.description == "test: CPM 0.750"
+    assert ("POST", "/api/2.0/mlflow/model-versions/create") in lost
+    assert find_journals(Path("tracking")) == []

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from lunaops.model import LunaModel
-from lunaops.tracking import Tracker, start_run
+from lunaops.tracking import RunLink, Tracker, start_run
+from lunaops.tracking_stored_run import JOURNAL_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +36,19 @@ def start(kind: Any = "train", **options: Any) -> Any:
 def run_of(store: "MlflowClient", tracker: Tracker) -> "Run":
     assert tracker.run_id is not None
     return store.get_run(tracker.run_id)
+
+
+def trained(store: "MlflowClient", name: str) -> tuple[RunLink, str]:
+    """A training run with a logged model that has no files, as its evaluation finds it; and the model's id."""
+    from mlflow.entities import LoggedModelOutput
+
+    found = store.get_experiment_by_name("lunaops")
+    experiment = found.experiment_id if found else store.create_experiment("lunaops")
+    run_id = store.create_run(experiment, tags={JOURNAL_TAG: name}, run_name=name).info.run_id
+    model_id = store.create_logged_model(experiment, "model", run_id).model_id
+    store.finalize_logged_model(model_id, "READY")
+    store.log_outputs(run_id, [LoggedModelOutput(model_id, 100)])
+    return RunLink(name, name), model_id
 
 
 def log_everything(tracker: Tracker, folder: Path) -> None:

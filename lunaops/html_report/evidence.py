@@ -81,7 +81,7 @@ def code(material: Material) -> Section:
         "Evaluated by": f"commit {origin.commit}{changes}" if origin.commit else "code outside a git repository",
         "Versions": ", ".join(f"{name} {version}" for name, version in origin.versions.items()),
     }
-    params = material.evaluation.params.model_dump(mode="json")
+    params = material.evaluation.params.model_dump(mode="json", by_alias=True)
     settings = {name: _setting(value) for name, value in params.items()}
     return Section(
         "code",

@@ -17,12 +17,13 @@ from lunaops.froc_command import froc
 from lunaops.geometry import xyz_from_irc
 from lunaops.lineage_commands import lineage, reproduce
 from lunaops.model_commands import import_weights, show_augmented
+from lunaops.registry_command import promote
 from lunaops.tables import XYZ, grid_of, read_table
 
 WHOLE_RANGE = (-32768, 32767)  # a picture has a window of its own
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
-for command in (froc, import_weights, show_augmented, crossval, ci_report, lineage, reproduce):
+for command in (froc, import_weights, show_augmented, crossval, ci_report, lineage, reproduce, promote):
     app.command()(command)
 app.add_typer(crop_commands.app, name="cache")
 Data = Annotated[Path, typer.Option(help="The folder of the tables that the stages write.")]

@@ -107,12 +107,17 @@ def compare(
     return Comparison(
         split=params.split,
         num_candidates=len(ours),
-        cpm=_difference(_cpm(this, params), _cpm(other, params)),
+        cpm=cpm_difference(this, other, params),
         average_precision=_difference(_average_precision(this, params), _average_precision(other, params)),
         only_this_right=better,
         only_baseline_right=worse,
         mcnemar_p=mcnemar(better, worse),
     )
+
+
+def cpm_difference(this: ScoredSplit, baseline: ScoredSplit, params: EvaluateParams) -> Difference:
+    """The CPM of both on the same scans, and how far apart they are over the same draws of these."""
+    return _difference(_cpm(this, params), _cpm(baseline, params))
 
 
 def check_same_candidates(this: pd.DataFrame, baseline: pd.DataFrame) -> None:

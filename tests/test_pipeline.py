@@ -18,6 +18,7 @@ COMMANDS = [
     "crop_commands",
     "froc_command",
     "model_commands",
+    "registry_command",
 ]
 DOORS = {
     "SimpleITK": {
@@ -29,6 +30,7 @@ DOORS = {
         "lunaops/tracking_delivery.py",
         "lunaops/tracking_model.py",
         "lunaops/tracking_query.py",
+        "lunaops/tracking_registry.py",
         "lunaops/tracking_runs.py",
         "lunaops/tracking_store.py",
         "lunaops/tracking_stored_run.py",

@@ -39,11 +39,8 @@ def run_fold(fold: int) -> None:
     What is committed counts, and changes to files that git tracks. Raises InputError if a stage failed.
     """
     name = experiment_of(fold)
-    changes = (
-        "split.strategy=k_fold",
-        f"split.fold={fold}",
-        "evaluate.register=null",
-    )  # a fold's model is no challenger
+    unregistered = "evaluate.register=null"  # a fold's model is no challenger
+    changes = ("split.strategy=k_fold", f"split.fold={fold}", unregistered)
     settings = [word for change in changes for word in ("--set-param", change)]
     logger.info("fold %d: experiment %s", fold, name)
     if name in _dvc(["exp", "list", "--name-only"], f"fold {fold}", quiet=True).split():

@@ -67,9 +67,9 @@ def compare_evidence(challenger: Evidence, champion: Evidence, params: EvaluateP
 def objection(difference: Difference, margin: float) -> str | None:
     """Why the challenger may not be promoted, or None: it is not worse by more than `margin`.
 
-    That is shown, as in a trial of non-inferiority (ICH E9, E10), where the lower end of the difference's 95 % interval
-    is not below -margin: more than chance may explain must still lie within the margin. So a challenger of few scans
-    wants a margin, or a clear lead; one with the same CPM in every draw needs neither.
+    The rule is that of trials of non-inferiority (ICH E9): the lower end of the difference's 95 % interval is not below
+    -margin, so all that chance leaves open lies within the margin. On few scans a challenger wants a margin or a clear
+    lead; one with the same CPM in every draw needs neither.
     """
     if math.isnan(difference.low):
         return "the difference has no interval: it wants nodules in the scans, and evaluate.bootstraps above 0"

@@ -239,9 +239,15 @@ class StoredRun:
             logger.warning("MLflow has no model of the training run, so no version of %s is registered", name)
             return
         evidence = self._source_tags | entry["evidence"] | {EVALUATION_TAG: self._run_id}
-        about = {"evidence": evidence, "description": entry["description"], "millis": entry["millis"]}
         try:
-            register_version(self._client, model, name, **about)
+            register_version(
+                self._client,
+                model,
+                name,
+                evidence=evidence,
+                description=entry["description"],
+                millis=entry["millis"],
+            )
         except MlflowException as error:
             if error.error_code != "PERMISSION_DENIED":
                 raise

@@ -73,7 +73,8 @@ class Proxy:
 
     def __init__(self, target_port: int) -> None:
         self.delay = 0.0  # seconds before a request is passed on
-        self.refuse: int | None = None  # answer everything with this status instead
+        self.refuse: int | None = None  # answer with this status instead
+        self.refused: Callable[[str], bool] = lambda path: True  # what is answered so
         self.is_open = threading.Event()  # while it is not set, requests hang
         self.is_open.set()
         self.lose_answer: Callable[[str, str], bool] = lambda method, path: False  # passed on, but never answered
@@ -102,7 +103,7 @@ class Proxy:
                 proxy.requests.append((self.command, self.path))
                 proxy.is_open.wait()
                 time.sleep(proxy.delay)
-                if proxy.refuse is not None:
+                if proxy.refuse is not None and proxy.refused(self.path):
                     self.send_error(proxy.refuse)
                     return
                 connection = http.client.HTTPConnection("127.0.0.1", proxy._target_port, timeout=30)

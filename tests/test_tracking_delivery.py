@@ -220,6 +220,10 @@ def test_an_answer_that_is_lost_makes_nothing_twice(server: MlflowServer, proxy:
     assert {"POST /api/2.0/mlflow/runs/create", "POST /api/2.0/mlflow/logged-models"} <= {" ".join(one) for one in lost}
 
 
+def is_of_the_registry(path: str) -> bool:
+    return "registered-models" in path or "model-versions" in path
+
+
 def test_a_version_is_registered_once_by_a_server_that_comes_late_and_loses_its_answers(
     server: MlflowServer, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,8 +234,7 @@ def test_a_version_is_registered_once_by_a_server_that_comes_late_and_loses_its_
     lost: set[tuple[str, str]] = set()
 
     def is_first(method: str, path: str) -> bool:
-        is_new = method != "GET" and ("registered-models" in path or "model-versions" in path)
-        is_new = is_new and (method, path) not in lost
+        is_new = method != "GET" and is_of_the_registry(path) and (method, path) not in lost
         lost.add((method, path))
         return is_new
 
@@ -246,4 +249,23 @@ def test_a_version_is_registered_once_by_a_server_that_comes_late_and_loses_its_
     assert version.tags["lunaops.evaluation_run_id"] == tracker.run_id
     assert model_id in version.source and version.description == "test: CPM 0.750"
     assert ("POST", "/api/2.0/mlflow/model-versions/create") in lost
+    assert find_journals(Path("tracking")) == []
+
+
+def test_a_user_who_may_not_register_gets_the_run_and_one_line(
+    server: MlflowServer, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.url)
+    link, _ = trained(client, "forbidden")
+    proxy.refuse, proxy.refused = 403, is_of_the_registry
+    with start("evaluate", parent=link) as tracker:
+        tracker.register_model("forbidden", evidence={}, description="")
+        tracker.log_metrics({"test/cpm": 0.75}, step=0)
+    assert tracker.run_id is not None
+    run = client.get_run(tracker.run_id)
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"test/cpm": 0.75})
+    (said,) = warnings_in(caplog)
+    assert said.startswith("no version of forbidden is registered: ")
     assert find_journals(Path("tracking")) == []

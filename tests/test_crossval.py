@@ -87,7 +87,9 @@ def test_every_scan_tests_once_and_a_fold_that_is_done_or_was_killed_is_not_begu
     killed_while_predicting(repository)
     first = call(repository, sys.executable, "-m", "lunaops", "crossval", mlflow="sqlite:///mlflow.db")
     assert stages_run(first).count("train") == 1  # of two: that of fold 0 was done
-    assert MlflowClient(f"sqlite:///{repository}/mlflow.db").search_registered_models() == []
+    store = MlflowClient(f"sqlite:///{repository}/mlflow.db")
+    assert {run.data.params["evaluate.register"] for run in store.search_runs(["1"])} == {"null"}
+    assert store.search_registered_models() == []
     numbers = json.loads((repository / "crossval" / "metrics.json").read_text())["test"]
     assert numbers["num_scans"] == 4
     assert pd.read_csv(repository / "crossval" / "plots" / "subsets.csv")["subset"].tolist() == ["subset0", "subset2"]

@@ -142,13 +142,14 @@ def test_the_store_is_a_file_here_by_default(
     assert list(tmp_path.glob(f"mlruns/*/{tracker.run_id}/artifacts/any/mlflow.db"))
 
 
+@pytest.mark.parametrize("uri", ["", "sqlite:///mlflow.db"])
 def test_runs_in_a_copy_that_dvc_deletes_are_kept_in_the_project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_of_project = tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc"
     copy_of_project.mkdir(parents=True)
     monkeypatch.chdir(copy_of_project)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     (copy_of_project / "any.txt").write_text("any")
     with start(tensorboard=Path("runs")) as tracker:
         tracker.log_metrics({"train/loss/all": 0.5}, step=800)

@@ -25,7 +25,7 @@ _INPUTS = {  # tag dvc.NAME -> file below data/; what is made before training
 }
 _AFTER_TRAINING = ("predict", "evaluate", "ci")  # sections of params that training does not depend on
 _REGISTERS = "evaluate.register"  # what is made again is no challenger of what it was made from
-_OF_THE_MACHINE = ("samples_per_second", "system/")  # what these name differs from run to run
+_OF_THE_MACHINE = ("samples_per_second", "data_wait_share", "system/")  # what these name differs from run to run
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,9 @@ def run_with(metrics: dict[str, float], **facts: Any) -> TrackedRun:
 
 
 def test_equal_metrics_are_equal_whatever_the_speed_was() -> None:
-    first = run_with({"val/loss": 0.5, "train/samples_per_second": 30.0})
-    found = compare_runs(first, run_with({"val/loss": 0.5, "train/samples_per_second": 40.0}))
+    first = run_with({"val/loss": 0.5, "train/samples_per_second": 30.0, "train/data_wait_share": 0.1})
+    second = run_with({"val/loss": 0.5, "train/samples_per_second": 40.0, "train/data_wait_share": 0.2})
+    found = compare_runs(first, second)
     assert found.is_equal(0.0)
     assert "equal in 1 metrics" in as_text([found], 0.0)
 

@@ -77,20 +77,20 @@ def sensitivity_of_draws(
 
 
 def ranking_of_draws(
-    predictions: pd.DataFrame, series_uids: Sequence[str], *, num_draws: int, seed: int
+    predictions: pd.DataFrame, label: str, series_uids: Sequence[str], *, num_draws: int, seed: int
 ) -> dict[str, NDArray[np.float64]]:
     """Ranking of the candidates in each draw of scans: roc_auc and average_precision, each (num_draws,).
 
-    Columns series_uid, is_nodule, score; all series of the candidates must be listed, each once. The draws are those
-    of `sensitivity_of_draws`. A draw without nodules has neither number, one without other candidates no ROC AUC:
-    NaN. Exact, as there: only how many others lie between two neighbouring nodules' scores matters.
+    Columns series_uid, score, and the `label`, a bool; all series of the candidates must be listed, each once. The
+    draws are those of `sensitivity_of_draws`. A draw without positives has neither number, one without negatives no
+    ROC AUC: NaN. Exact, as there: only how many others lie between two neighbouring positives' scores matters.
     """
     order = np.argsort(predictions["score"].to_numpy(np.float64), kind="stable")[::-1]
     scan = pd.Index(series_uids).get_indexer(pd.Index(predictions["series_uid"]))[order]
     assert (scan >= 0).all(), "a candidate's scan is not listed"
-    score, label = (predictions[name].to_numpy()[order] for name in ("score", "is_nodule"))
+    score, is_positive = (predictions[name].to_numpy()[order] for name in ("score", label))
     areas = np.full((2, num_draws), np.nan)
-    for drawn in _draws(scan, score, label.astype(bool), len(series_uids), num_draws=num_draws, seed=seed):
+    for drawn in _draws(scan, score, is_positive.astype(bool), len(series_uids), num_draws=num_draws, seed=seed):
         hits, wrong = drawn.hits, drawn.false_alarms
         num_pos, num_neg = hits[:, -1], wrong[:, -1]
         precision = np.divide(hits, hits + wrong, out=np.zeros_like(hits), where=hits > 0)

@@ -15,13 +15,13 @@ TEMPERATURES = (0.05, 20.0)  # where a temperature is looked for; an end is take
 HALVINGS = 60  # of that range, until it is narrower than float64 tells
 
 
-def fit_temperature(is_nodule: ArrayLike, scores: ArrayLike) -> float:
+def fit_temperature(is_positive: ArrayLike, scores: ArrayLike) -> float:
     """The temperature that makes the mean log loss of these candidates, those of val, smallest.
 
     At most 20 and at least 0.05: where all scores are on their right side of 1/2, any lower one would be better still.
     Where all scores are 1/2, any temperature does: 1. Raises ValueError without both classes, or for a NaN.
     """
-    label, logit = np.asarray(is_nodule, dtype=bool), _logit(scores)
+    label, logit = np.asarray(is_positive, dtype=bool), _logit(scores)
     if label.all() or not label.any() or np.isnan(logit).any():
         raise ValueError("a temperature wants candidates of both classes, and scores that are numbers")
     if not logit.any():
@@ -48,35 +48,35 @@ def scale(scores: ArrayLike, temperature: float) -> NDArray[np.float64]:
     return np.where(np.isposinf(score), np.inf, _sigmoid(_logit(score) / temperature))
 
 
-def log_losses(is_nodule: ArrayLike, scores: ArrayLike, temperature: float) -> NDArray[np.float64]:
+def log_losses(is_positive: ArrayLike, scores: ArrayLike, temperature: float) -> NDArray[np.float64]:
     """The log loss of each candidate whose score is scaled by the temperature; (n,)."""
-    label, logit = np.asarray(is_nodule, dtype=bool), _logit(scores) / temperature
+    label, logit = np.asarray(is_positive, dtype=bool), _logit(scores) / temperature
     return np.logaddexp(0.0, np.where(label, -logit, logit))
 
 
-def reliability(is_nodule: ArrayLike, scores: ArrayLike, *, bins: int) -> pd.DataFrame:
+def reliability(is_positive: ArrayLike, scores: ArrayLike, *, bins: int) -> pd.DataFrame:
     """The reliability curve over bins of equal width, a row a bin, also an empty one.
 
-    Columns low, high, candidates, nodules, mean_score, share (of nodules), share_lo, share_hi: its 95 % interval
+    Columns low, high, candidates, positives, mean_score, share (of positives), share_lo, share_hi: its 95 % interval
     (Wilson). A bin holds its upper end, the first also 0, as in scikit-learn's calibration_curve. What an empty bin
     lacks is NaN; so are all of a NaN score, which is in no bin.
     """
-    label, score = np.asarray(is_nodule, dtype=bool), np.asarray(scores, dtype=np.float64)
+    label, score = np.asarray(is_positive, dtype=bool), np.asarray(scores, dtype=np.float64)
     known = ~np.isnan(score)
     edges = np.linspace(0, 1, bins + 1)
     place = np.searchsorted(edges[1:-1], score[known])
     total = np.bincount(place, minlength=bins)
-    nodules = np.bincount(place[label[known]], minlength=bins)
+    positives = np.bincount(place[label[known]], minlength=bins)
     size = np.where(total > 0, total, np.nan)
-    low, high = wilson_interval(nodules, total)
+    low, high = wilson_interval(positives, total)
     return pd.DataFrame(
         {
             "low": edges[:-1],
             "high": edges[1:],
             "candidates": total,
-            "nodules": nodules,
+            "positives": positives,
             "mean_score": np.bincount(place, weights=score[known], minlength=bins) / size,
-            "share": nodules / size,
+            "share": positives / size,
             "share_lo": low,
             "share_hi": high,
         }
@@ -84,7 +84,7 @@ def reliability(is_nodule: ArrayLike, scores: ArrayLike, *, bins: int) -> pd.Dat
 
 
 def expected_calibration_error(curve: pd.DataFrame) -> float:
-    """The mean distance of score and share of nodules over the bins of `reliability`, weighted with their candidates.
+    """The mean distance of score and share of positives over the bins of `reliability`, weighted with their candidates.
 
     NaN without candidates.
     """
@@ -95,10 +95,10 @@ def expected_calibration_error(curve: pd.DataFrame) -> float:
     return float(np.average(gap, weights=filled["candidates"].to_numpy()))
 
 
-def brier_score(is_nodule: ArrayLike, scores: ArrayLike) -> float:
+def brier_score(is_positive: ArrayLike, scores: ArrayLike) -> float:
     """The mean squared distance of score and class (0, 1); NaN without candidates or where a score is NaN."""
     score = np.asarray(scores, dtype=np.float64)
-    return float(np.mean((score - np.asarray(is_nodule, dtype=bool)) ** 2)) if len(score) else float("nan")
+    return float(np.mean((score - np.asarray(is_positive, dtype=bool)) ** 2)) if len(score) else float("nan")
 
 
 def _logit(scores: ArrayLike) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from lunaops.ci_plan import make_plan, run_plan
 from lunaops.ci_report import as_markdown, failed_markdown, find_base, judge, read_changes, workflow_link
 from lunaops.errors import InputError
 from lunaops.params import read_params
+from lunaops.task import TASKS
 from lunaops.tracking_query import RunStore
 
 
@@ -42,7 +43,7 @@ def ci_report(
         _write(failed_markdown(code, planned, base=base_commit, head=head), out)
         raise InputError(f"gate failed: `dvc repro {' '.join(planned.repro_arguments)}` failed (exit code {code})")
     changes = read_changes(base_commit, split=split)
-    verdict = judge(changes, split=split, max_cpm_drop=params.ci.max_cpm_drop)
+    verdict = judge(changes, split=split, max_cpm_drop=params.ci.max_cpm_drop, task=TASKS[params.model.task])
     links = [_tracking_link(head), *workflow_link()]
     _write(as_markdown(changes, verdict, planned, split=split, head=head, links=links), out)
     if not verdict.is_passed:

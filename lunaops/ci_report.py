@@ -9,10 +9,12 @@ from typing import Any
 
 from lunaops.checkout import dvc, git
 from lunaops.ci_plan import PIPELINE, Plan
+from lunaops.comparison import NAMES
 from lunaops.errors import InputError
+from lunaops.task import NODULE, Task
 
 MARK = "<!-- lunaops ci-report -->"  # by which the workflow finds its comment again
-_TELLING = ("cpm", "average_precision", "roc_auc", "pr/precision", "pr/recall", "pr/f1_score")
+_TELLING = ("cpm", "average_precision", "roc_auc", "by_diameter/roc_auc", "pr/precision", "pr/recall", "pr/f1_score")
 _SENSITIVITY = "sensitivity_at/"
 _FRACTIONS = {0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}
 _ROUNDING = 1e-9  # metrics.json has six decimals: their difference is not quite a decimal number
@@ -57,7 +59,7 @@ def read_changes(base: str, *, split: str, folder: Path = Path()) -> Changes:
     files = json.loads(dvc("metrics", "diff", base, "--all", "--json", folder=folder) or "{}")
     metrics, others = {}, {}
     for path, values in sorted(files.items()):
-        is_evaluation = any(name.endswith(".cpm") for name in values)
+        is_evaluation = any(name.endswith((".cpm", ".ece")) for name in values)  # of any task
         for name, change in values.items():
             pair = (change.get("old"), change.get("new"))
             if is_evaluation and name.startswith(f"{split}."):
@@ -72,22 +74,28 @@ def read_changes(base: str, *, split: str, folder: Path = Path()) -> Changes:
     )
 
 
-def judge(changes: Changes, *, split: str, max_cpm_drop: float) -> Verdict:
+def judge(changes: Changes, *, split: str, max_cpm_drop: float, task: Task = NODULE) -> Verdict:
     """Fail a CPM that fell by more than `max_cpm_drop`, is undefined, or has only another split's to compare with.
 
     A base without any CPM passes: nothing can have dropped, and the first pull request must be able to come in. The
-    bound is the pull request's own: one that loosens it shows that among its parameters.
+    bound is the pull request's own: one that loosens it shows that among its parameters. Of a task that has no CPM the
+    ROC AUC is judged; another task than the base's fails, as the two do not compare.
     """
-    old, new = changes.metrics.get("cpm", (None, None))
+    what = NAMES[task.telling]
+    old, new = changes.metrics.get(task.telling, (None, None))
     if new is None:
-        return Verdict(False, f"there is no CPM of split {split}")
+        return Verdict(False, f"there is no {what} of split {split}")
+    was = changes.params.get("model.task", (task.name, task.name))[0] or NODULE.name  # a base without it had no other
+    if old is not None and was != task.name:
+        return Verdict(False, f"model.task is {task.name}, of the base {was}: the two do not compare")
     if old is None:
-        others = [name for name, (was, _) in changes.others.items() if name.endswith(".cpm") and was is not None]
+        ending = f".{task.telling}"
+        others = [name for name, (was, _) in changes.others.items() if name.endswith(ending) and was is not None]
         if others:
-            return Verdict(False, f"CPM of split {split} is {new:.4f}; the base has only {', '.join(others)}")
-        return Verdict(True, f"CPM of split {split} is {new:.4f}; the base has none to compare with")
+            return Verdict(False, f"{what} of split {split} is {new:.4f}; the base has only {', '.join(others)}")
+        return Verdict(True, f"{what} of split {split} is {new:.4f}; the base has none to compare with")
     change, allowed = new - old, f"`ci.max_cpm_drop` allows a drop of {max_cpm_drop:g}"
-    sentence = f"CPM of split {split} {old:.4f} → {new:.4f}, {_signed(change)}; {allowed}"
+    sentence = f"{what} of split {split} {old:.4f} → {new:.4f}, {_signed(change)}; {allowed}"
     return Verdict(-change <= max_cpm_drop + _ROUNDING, sentence)
 
 

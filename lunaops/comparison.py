@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from lunaops.bootstrap import interval, ranking_of_draws, sensitivity_of_draws
 from lunaops.errors import InputError
 from lunaops.froc import froc
-from lunaops.metrics import average_precision
+from lunaops.metrics import ranking
 from lunaops.operating_point import OperatingPoint, operating_point
 from lunaops.params import EvaluateParams
 from lunaops.scored_split import Reference, ScoredSplit, scored_split
 
-SAME = ["series_uid", "x", "y", "z", "is_nodule"]  # of a candidate, whoever scored it
+SAME = ["series_uid", "x", "y", "z"]  # of a candidate, whoever scored it; and its class
+NAMES = {"cpm": "CPM", "roc_auc": "ROC AUC", "average_precision": "average precision"}  # of what is compared
 EXACT_PAIRS = 1000  # McNemar: up to so many discordant pairs the binomial distribution itself, beyond it chi squared
 
 
@@ -48,14 +49,14 @@ class Difference:
 class Comparison:
     """This model less the baseline on one split; each is read at its own operating point.
 
+    `differences` are by metric: the one that tells most of the task, and average_precision.
     `only_this_right` and `only_baseline_right` count the candidates that one of the two classifies right.
     `mcnemar_p` is two-sided; McNemar's test takes candidates as independent, which those of one scan are not quite.
     """
 
     split: str
     num_candidates: int
-    cpm: Difference
-    average_precision: Difference
+    differences: dict[str, Difference]
     only_this_right: int
     only_baseline_right: int
     mcnemar_p: float
@@ -63,9 +64,9 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """What the comparison says, for people."""
+        differ = "; ".join(difference.sentence(NAMES[name]) for name, difference in self.differences.items())
         return (
-            f"{self.split} against the baseline: {self.cpm.sentence('CPM')}; "
-            f"{self.average_precision.sentence('average precision')}; of {self.num_candidates:,} candidates "
+            f"{self.split} against the baseline: {differ}; of {self.num_candidates:,} candidates "
             f"{self.only_this_right:,} are right only here and {self.only_baseline_right:,} only in the baseline "
             f"(McNemar p = {self.mcnemar_p:.2g})"
         )
@@ -78,8 +79,7 @@ class Comparison:
             "versus/only_baseline_right": float(self.only_baseline_right),
             "versus/mcnemar_p": self.mcnemar_p,
         }
-        for name in ("cpm", "average_precision"):
-            difference: Difference = getattr(self, name)
+        for name, difference in self.differences.items():
             numbers |= {
                 f"versus/{name}": difference.difference,
                 f"versus/{name}_lo": difference.low,
@@ -98,31 +98,32 @@ def compare(
     """
     tables = (predictions, baseline)
     this, other = (scored_split(params.split, table, reference, params) for table in tables)
-    check_same_candidates(this.predictions, other.predictions)
+    check_same_candidates(this.predictions, other.predictions, reference.task.label)
     ours, theirs = (
         _is_right(split, operating_point(table, reference, params))
         for split, table in zip((this, other), tables, strict=True)
     )
+    numbers, others = (_numbers(split, params) for split in (this, other))
     better, worse = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     return Comparison(
         split=params.split,
         num_candidates=len(ours),
-        cpm=cpm_difference(this, other, params),
-        average_precision=_difference(_average_precision(this, params), _average_precision(other, params)),
+        differences={name: _difference(number, others[name]) for name, number in numbers.items()},
         only_this_right=better,
         only_baseline_right=worse,
         mcnemar_p=mcnemar(better, worse),
     )
 
 
-def cpm_difference(this: ScoredSplit, baseline: ScoredSplit, params: EvaluateParams) -> Difference:
-    """The CPM of both on the same scans, and how far apart they are over the same draws of these."""
-    return _difference(_cpm(this, params), _cpm(baseline, params))
+def telling_difference(this: ScoredSplit, baseline: ScoredSplit, params: EvaluateParams) -> Difference:
+    """The metric that tells most of the task (the CPM, of nodules), of both on the same scans and draws of these."""
+    numbers, others = (_numbers(split, params)[split.task.telling] for split in (this, baseline))
+    return _difference(numbers, others)
 
 
-def check_same_candidates(this: pd.DataFrame, baseline: pd.DataFrame) -> None:
+def check_same_candidates(this: pd.DataFrame, baseline: pd.DataFrame, label: str) -> None:
     """Raise InputError unless both tables hold the same candidates: the same ids, each of the same place and class."""
-    ours, theirs = (table.set_index("candidate_id")[SAME].sort_index() for table in (this, baseline))
+    ours, theirs = (table.set_index("candidate_id")[[*SAME, label]].sort_index() for table in (this, baseline))
     only_one = ours.index.symmetric_difference(theirs.index)
     remedy = "compare models that scored the same candidates, or set evaluate.compare_with: null"
     if len(only_one):
@@ -155,19 +156,18 @@ def mcnemar(only_this_right: int, only_baseline_right: int) -> float:
 def _is_right(split: ScoredSplit, point: OperatingPoint) -> pd.Series:
     """Whether each candidate is classified right, in the order of their ids."""
     rows = point.read(split.predictions).set_index("candidate_id").sort_index()
-    return (rows["score"] >= point.threshold) == rows["is_nodule"]
+    return (rows["score"] >= point.threshold) == rows[split.task.label]
 
 
-def _cpm(split: ScoredSplit, params: EvaluateParams) -> tuple[float, NDArray[np.float64]]:
-    rates = params.fps_per_scan
-    draws = sensitivity_of_draws(split.events, rates, num_draws=params.bootstraps, seed=params.seed)
-    return froc(split.events, fps_per_scan=rates).cpm, draws.mean(axis=1)
-
-
-def _average_precision(split: ScoredSplit, params: EvaluateParams) -> tuple[float, NDArray[np.float64]]:
-    rows = split.predictions
-    draws = ranking_of_draws(rows, list(split.scans["series_uid"]), num_draws=params.bootstraps, seed=params.seed)
-    return average_precision(rows["is_nodule"], rows["score"]), draws["average_precision"]
+def _numbers(split: ScoredSplit, params: EvaluateParams) -> dict[str, tuple[float, NDArray[np.float64]]]:
+    """The metrics by which models compare: each one's number, and that of each draw."""
+    rows, rates = split.predictions, params.fps_per_scan
+    numbers, draws = ranking(split.label, rows["score"]), {"num_draws": params.bootstraps, "seed": params.seed}
+    of_draws = ranking_of_draws(rows, split.task.label, list(split.scans["series_uid"]), **draws)
+    if split.task.is_detection:
+        numbers["cpm"] = froc(split.events, fps_per_scan=rates).cpm
+        of_draws["cpm"] = sensitivity_of_draws(split.events, rates, **draws).mean(axis=1)
+    return {name: (numbers[name], of_draws[name]) for name in (split.task.telling, "average_precision")}
 
 
 def _difference(this: tuple[float, NDArray[np.float64]], other: tuple[float, NDArray[np.float64]]) -> Difference:

@@ -8,6 +8,7 @@ import typer
 
 from lunaops.crossval import fetch_outputs, fetch_subsets, pool, run_fold
 from lunaops.params import read_params
+from lunaops.task import TASKS
 
 TABLES = ("predictions.parquet", "nodules.parquet", "excluded.parquet", "scans.csv")
 GALLERY = "gallery.npz"
@@ -35,7 +36,8 @@ def crossval(
         fetched = [fetch_outputs(fold, outputs, Path(folder, str(fold))) for fold in params.split.folds]
         tables = pool(fetched)
         pictures = {key: planes for paths in fetched for key, planes in read_gallery(paths["gallery"]).items()}
-    evaluation = evaluate(**tables, params=params.evaluate.model_copy(update={"split": "test", "compare_with": None}))
+    pooled = params.evaluate.model_copy(update={"split": "test", "compare_with": None})
+    evaluation = evaluate(**tables, params=pooled, task=TASKS[params.model.task])
     write_metrics(evaluation, out / "metrics.json")
     write_tables(evaluation, out / "plots")
     write_pictures(evaluation, pictures, tables["scans"], out / "plots")

@@ -19,17 +19,18 @@ _AHEAD = 2  # batches for each thread that are ready or under way
 
 
 class Batch(NamedTuple):
-    """`hu` (N, 1, slices, rows, columns) int16; `is_nodule` (N,) int64; `row` (N,) of the data set's table."""
+    """`hu` (N, 1, slices, rows, columns) int16; `is_positive` (N,) int64; `row` (N,) of the data set's table."""
 
     hu: Tensor
-    is_nodule: Tensor
+    is_positive: Tensor
     row: Tensor
 
 
 class CropDataset(Dataset[Batch]):
     """The candidates of some splits, or of one series, or some by id, with their crops; gathers a batch at a time.
 
-    Raises InputError for a series or an id that the table lacks; a split may be empty.
+    `candidates` are all, as the crops' rows go by them; one whose `label` is NA is left out. Raises InputError for a
+    series or an id that the table lacks; a split may be empty.
     """
 
     def __init__(
@@ -37,19 +38,21 @@ class CropDataset(Dataset[Batch]):
         candidates: pd.DataFrame,
         crops: CropReader,
         *,
+        label: str = "is_nodule",
         splits: Sequence[str] = ("train", "val", "test"),
         series_uid: str | None = None,
         candidate_ids: Collection[int] | None = None,
     ) -> None:
-        chosen = candidates["split"].isin(splits)
+        chosen = candidates["split"].isin(splits) & candidates[label].notna()
         if series_uid is not None:
             chosen &= _of_series(candidates, series_uid)
         if candidate_ids is not None:
             chosen &= _by_id(candidates, candidate_ids)
         row_in_block = candidates.groupby("series_uid", sort=False).cumcount()
-        self.table = candidates[chosen].reset_index(drop=True)
+        self.table = candidates[chosen].reset_index(drop=True).astype({label: bool})
         self.crops = crops
-        self.is_nodule: NDArray[np.int64] = self.table["is_nodule"].to_numpy(np.int64)
+        self.label = label
+        self.is_positive: NDArray[np.int64] = self.table[label].to_numpy(np.int64)
         self._series_of, series = pd.factorize(self.table["series_uid"])
         self._series: list[str] = series.tolist()
         self._row_in_block = row_in_block[chosen].to_numpy()
@@ -71,7 +74,7 @@ class CropDataset(Dataset[Batch]):
         places = zip(self._series_of[index_a].tolist(), self._row_in_block[index_a].tolist(), strict=True)
         for target, (series, row) in zip(hu.numpy(), places, strict=True):
             target[0] = self.crops.crop(self._series[series], row)
-        return Batch(hu, torch.from_numpy(self.is_nodule[index_a]), torch.from_numpy(index_a))
+        return Batch(hu, torch.from_numpy(self.is_positive[index_a]), torch.from_numpy(index_a))
 
 
 def _of_series(candidates: pd.DataFrame, series_uid: str) -> "pd.Series[bool]":

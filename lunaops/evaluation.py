@@ -2,66 +2,73 @@
 
 import logging
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import pandas as pd
 
-from lunaops.bootstrap import FrocIntervals, Interval, froc_intervals, interval, ranking_of_draws
+from lunaops.bootstrap import Interval, interval, ranking_of_draws
 from lunaops.calibration import brier_score, expected_calibration_error, log_losses, reliability, scale
 from lunaops.comparison import Comparison, compare
-from lunaops.froc import COUNTS, Froc, froc
+from lunaops.detection import Detection, detect
 from lunaops.metrics import (
     PrecisionRecallCurve,
     RocCurve,
     classification_metrics,
     metrics_of_others,
     precision_recall,
+    ranking,
     roc,
-    sensitivity_by_diameter,
 )
 from lunaops.operating_point import OperatingPoint, operating_point
 from lunaops.params import EvaluateParams
-from lunaops.per_scan import scan_table, subset_table
 from lunaops.scored_split import Reference, ScoredSplit, scored_split
+from lunaops.task import NODULE, Task
 
 logger = logging.getLogger(__name__)
 
-Curve = TypeVar("Curve", Froc, RocCurve, PrecisionRecallCurve)
-RANKING = ("roc_auc", "average_precision")  # what no temperature changes
+Curve = TypeVar("Curve", RocCurve, PrecisionRecallCurve)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """All that is said about one split; `metrics` by the names that MLflow and metrics.json use, without split.
 
-    Scores and thresholds are those read at `point`: calibrated, where `evaluate.calibrate` asks for it. `intervals`
-    are the FROC's and `ranking_intervals` those of roc_auc and average_precision, None and empty where
-    `evaluate.bootstraps` is 0. `reliability` is of the scores as read, `uncalibrated` of those as they were predicted.
-    `comparison` is None without a baseline.
+    Scores and thresholds are those read at `point`: calibrated, where `evaluate.calibrate` asks for it. `detection` is
+    None where the task is none, `roc_by_diameter` (the nodules' diameter for a score) where it is one.
+    `ranking_intervals` are those of roc_auc and average_precision, empty where `evaluate.bootstraps` is 0.
+    `reliability` is of the scores as read, `uncalibrated` of those as they were predicted. `comparison` is None without
+    a baseline.
     """
 
+    task: Task
     params: EvaluateParams
     point: OperatingPoint
     predictions: pd.DataFrame
     metrics: dict[str, float]
     roc: RocCurve
     precision_recall: PrecisionRecallCurve
-    froc: Froc
-    intervals: FrocIntervals | None
+    detection: Detection | None
+    roc_by_diameter: RocCurve | None
     ranking_intervals: dict[str, Interval]
-    bands: pd.DataFrame
     reliability: pd.DataFrame
     uncalibrated: pd.DataFrame
-    scans: pd.DataFrame
-    subsets: pd.DataFrame
     comparison: Comparison | None
 
     @property
     def threshold(self) -> float:
-        """From here on a score is called nodule."""
+        """From here on a score is called positive."""
         return self.point.threshold
+
+    @property
+    def label(self) -> "pd.Series[bool]":
+        """Of each candidate whether it is of the positive class."""
+        return self.predictions[self.task.label]
+
+    @property
+    def num_nodules(self) -> int:
+        """All nodules of the scans where they are to be found, else those that were told apart."""
+        return self.detection.froc.nodules if self.detection else self.predictions["nodule_id"].nunique()
 
 
 def evaluate(
@@ -71,49 +78,47 @@ def evaluate(
     scans: pd.DataFrame,
     params: EvaluateParams,
     baseline: pd.DataFrame | None = None,
+    task: Task = NODULE,
 ) -> Evaluation:
     """Evaluate the candidates of `params.split` against all scans of that split and all nodules in them.
 
-    The tables are those of the stages; `baseline` is another model's predictions, to compare with. Ranks (FROC, ROC,
-    precision and recall) are taken of the scores as predicted, so calibration changes none. What is undefined (no
-    nodules, say) is NaN and named in one warning. Raises InputError if the split has no scans or no predictions, if
-    predictions and scans do not belong together, if val does not allow what a rule asks, or if the baseline scored
-    other candidates.
+    The tables are those of the stages; `baseline` is another model's predictions, to compare with. Where the `task` is
+    no detection, what LUNA16's rules count in scans is left out, and ranking by diameter alone stands beside the
+    model's. Ranks (FROC, ROC, precision and recall) are taken of the scores as predicted, so calibration changes none.
+    What is undefined (no nodules, say) is NaN and named in one warning. Raises InputError if the split has no scans or
+    no predictions, if predictions, scans and task do not belong together, if val does not allow what a rule asks, or if
+    the baseline scored other candidates.
     """
-    reference = Reference(nodules, excluded, scans)
+    reference = Reference(nodules, excluded, scans, task)
     split = scored_split(params.split, predictions, reference, params)
     point = operating_point(predictions, reference, params)
-    rates, draws = params.fps_per_scan, {"num_draws": params.bootstraps, "seed": params.seed}
-    raw, read = split.predictions, _read(split.predictions, point)
-    label = raw["is_nodule"]
-    challenge = _rescaled(froc(split.events, fps_per_scan=rates), point)
-    intervals = froc_intervals(split.events, fps_per_scan=rates, **draws)
+    raw, read, label = split.predictions, _read(split, point), split.label
+    detection = detect(split, point, params) if task.is_detection else None
+    by_diameter = None if task.is_detection else _diameters(split)
     ranking_intervals = _ranking_intervals(split, params)
-    table, curve = scan_table(split, point), reliability(label, read["score"], bins=params.calibration_bins)
+    curve = reliability(label, read["score"], bins=params.calibration_bins)
     uncalibrated = reliability(label, raw["score"], bins=params.calibration_bins)
     comparison = None if baseline is None else compare(predictions, baseline, reference, params)
     evaluation = Evaluation(
+        task=task,
         params=params,
         point=point,
         predictions=read,
-        metrics=_challenge_metrics(challenge, intervals)
-        | _detection_metrics(table, point)
-        | _class_metrics(raw, read, point)
+        metrics=(detection.challenge_metrics if detection else {})
+        | {"num_scans": float(len(split.scans)), "threshold": point.threshold}
+        | (detection.threshold_metrics if detection else {})
+        | _class_metrics(split, read, point)
+        | ({} if by_diameter is None else {"by_diameter/roc_auc": ranking(label, by_diameter)["roc_auc"]})
         | _ends(ranking_intervals)
-        | _calibration_metrics(raw, read, point, curve, uncalibrated)
+        | _calibration_metrics(split, read, point, curve, uncalibrated)
         | (comparison.metrics if comparison else {}),
         roc=_rescaled(roc(label, raw["score"]), point),
         precision_recall=_rescaled(precision_recall(label, raw["score"]), point),
-        froc=challenge,
-        intervals=intervals,
+        detection=detection,
+        roc_by_diameter=None if by_diameter is None else roc(label, by_diameter),
         ranking_intervals=ranking_intervals,
-        bands=sensitivity_by_diameter(
-            split.nodules, read, threshold=point.threshold, bands_mm=params.diameter_bands_mm
-        ),
         reliability=curve,
         uncalibrated=uncalibrated,
-        scans=table,
-        subsets=subset_table(table),
         comparison=comparison,
     )
     _warn_of_undefined(evaluation)
@@ -122,15 +127,32 @@ def evaluate(
 
 def headline(evaluation: Evaluation) -> str:
     """The numbers that a person looks for first, in one line."""
-    numbers, result = evaluation.metrics, evaluation.froc
-    rates = ", ".join(f"{sensitivity:.3f} at {rate:g}" for rate, sensitivity in result.sensitivity_at.items())
-    interval = f", 95 % interval {numbers['cpm_lo']:.3f} to {numbers['cpm_hi']:.3f}" if evaluation.intervals else ""
+    numbers = evaluation.metrics
     return (
-        f"{evaluation.params.split}: CPM {result.cpm:.3f}{interval} (sensitivity {rates} false positives per scan), "
-        f"average precision {numbers['average_precision']:.3f}, ROC AUC {numbers['roc_auc']:.3f}; "
-        f"{result.true_positives} of {result.nodules} nodules marked in {numbers['num_scans']:.0f} scans; "
+        f"{evaluation.params.split}: {_of_task(evaluation)}; "
         f"at threshold {evaluation.threshold:.3g} ({evaluation.params.threshold_rule}) "
         f"precision {numbers['pr/precision']:.3f}, recall {numbers['pr/recall']:.3f}"
+    )
+
+
+def _of_task(evaluation: Evaluation) -> str:
+    """What tells most of the task."""
+    numbers, task = evaluation.metrics, evaluation.task
+    low, high = (numbers.get(f"{task.telling}_{end}") for end in ("lo", "hi"))
+    interval = "" if low is None else f", 95 % interval {low:.3f} to {high:.3f}"
+    average_precision = f"average precision {numbers['average_precision']:.3f}"
+    if evaluation.detection is None:
+        return (
+            f"ROC AUC {numbers['roc_auc']:.3f}{interval} ({numbers['by_diameter/roc_auc']:.3f} by diameter alone), "
+            f"{average_precision}; {numbers['num_pos']:.0f} candidates of {task.positives}, "
+            f"{numbers['num_neg']:.0f} of {task.negatives}"
+        )
+    result = evaluation.detection.froc
+    rates = ", ".join(f"{sensitivity:.3f} at {rate:g}" for rate, sensitivity in result.sensitivity_at.items())
+    return (
+        f"CPM {result.cpm:.3f}{interval} (sensitivity {rates} false positives per scan), "
+        f"{average_precision}, ROC AUC {numbers['roc_auc']:.3f}; "
+        f"{result.true_positives} of {result.nodules} nodules marked in {numbers['num_scans']:.0f} scans"
     )
 
 
@@ -151,40 +173,22 @@ def tracked_metrics(evaluation: Evaluation) -> dict[str, float]:
     return {f"{evaluation.params.split}/{name}": value for name, value in evaluation.metrics.items()}
 
 
-def _challenge_metrics(result: Froc, intervals: FrocIntervals | None) -> dict[str, float]:
-    return {
-        "cpm": result.cpm,
-        **{f"sensitivity_at/{rate:g}": sensitivity for rate, sensitivity in result.sensitivity_at.items()},
-        **(_interval_metrics(result.sensitivity_at, intervals) if intervals else {}),
-        **{f"froc/{name}": float(getattr(result, name)) for name in COUNTS},
-    }
+def _diameters(split: ScoredSplit) -> pd.Series:
+    """The diameter [mm] of each candidate's nodule: a score that asks for no model (the book's baseline)."""
+    return split.predictions["nodule_id"].map(split.nodules.set_index("nodule_id")["diameter_mm"])
 
 
-def _detection_metrics(scans: pd.DataFrame, point: OperatingPoint) -> dict[str, float]:
-    """What the threshold amounts to by LUNA16's rules; the sensitivity NaN without nodules."""
-    counts = scans[["found", "nodules", "false_positives"]].sum()
-    return {
-        "num_scans": float(len(scans)),
-        "threshold": point.threshold,
-        "at_threshold/sensitivity": float(counts["found"] / counts["nodules"]) if counts["nodules"] else math.nan,
-        "at_threshold/fps_per_scan": float(counts["false_positives"] / len(scans)),
-    }
-
-
-def _class_metrics(raw: pd.DataFrame, read: pd.DataFrame, point: OperatingPoint) -> dict[str, float]:
+def _class_metrics(split: ScoredSplit, read: pd.DataFrame, point: OperatingPoint) -> dict[str, float]:
     """The candidates' metrics at the threshold; those of the ranking from the scores as predicted."""
-    metrics, as_predicted = (
-        classification_metrics(rows["is_nodule"], rows["score"], rows["loss"], threshold=point.threshold)
-        for rows in (read, raw)
-    )
-    return metrics | {name: as_predicted[name] for name in RANKING} | metrics_of_others(metrics)
+    metrics = classification_metrics(split.label, read["score"], read["loss"], threshold=point.threshold)
+    return metrics | ranking(split.label, split.predictions["score"]) | metrics_of_others(metrics)
 
 
 def _calibration_metrics(
-    raw: pd.DataFrame, read: pd.DataFrame, point: OperatingPoint, curve: pd.DataFrame, uncalibrated: pd.DataFrame
+    split: ScoredSplit, read: pd.DataFrame, point: OperatingPoint, curve: pd.DataFrame, uncalibrated: pd.DataFrame
 ) -> dict[str, float]:
     """Calibration error and Brier score; where a temperature was fitted, also it and what was before."""
-    label = raw["is_nodule"]
+    raw, label = split.predictions, split.label
     metrics = {"ece": expected_calibration_error(curve), "brier_score": brier_score(label, read["score"])}
     if point.temperature == 1:
         return metrics
@@ -194,14 +198,6 @@ def _calibration_metrics(
         "uncalibrated/brier_score": brier_score(label, raw["score"]),
         "uncalibrated/loss/all": float(raw["loss"].mean()),
     }
-
-
-def _interval_metrics(rates: Iterable[float], intervals: FrocIntervals) -> dict[str, float]:
-    """The ends of the 95 % intervals: cpm_lo, sensitivity_lo/1, ..."""
-    metrics = {"cpm_lo": float(intervals.cpm.low), "cpm_hi": float(intervals.cpm.high)}
-    for rate, low, high in zip(rates, intervals.sensitivity.low, intervals.sensitivity.high, strict=True):
-        metrics |= {f"sensitivity_lo/{rate:g}": float(low), f"sensitivity_hi/{rate:g}": float(high)}
-    return metrics
 
 
 def _ends(intervals: dict[str, Interval]) -> dict[str, float]:
@@ -215,16 +211,18 @@ def _ranking_intervals(split: ScoredSplit, params: EvaluateParams) -> dict[str, 
     if not params.bootstraps:
         return {}
     series_uids = list(split.scans["series_uid"])
-    draws = ranking_of_draws(split.predictions, series_uids, num_draws=params.bootstraps, seed=params.seed)
+    draws = ranking_of_draws(
+        split.predictions, split.task.label, series_uids, num_draws=params.bootstraps, seed=params.seed
+    )
     return {name: interval(values) for name, values in draws.items()}
 
 
-def _read(predictions: pd.DataFrame, point: OperatingPoint) -> pd.DataFrame:
+def _read(split: ScoredSplit, point: OperatingPoint) -> pd.DataFrame:
     """The predictions with scores scaled by the temperature, and losses with them."""
     if point.temperature == 1:
-        return predictions
-    losses = log_losses(predictions["is_nodule"], predictions["score"], point.temperature)
-    return point.read(predictions).assign(loss=losses)
+        return split.predictions
+    losses = log_losses(split.label, split.predictions["score"], point.temperature)
+    return point.read(split.predictions).assign(loss=losses)
 
 
 def _rescaled(curve: Curve, point: OperatingPoint) -> Curve:
@@ -236,11 +234,10 @@ def _warn_of_undefined(evaluation: Evaluation) -> None:
     undefined = [name for name, value in evaluation.metrics.items() if math.isnan(value)]
     if undefined:
         logger.warning(
-            "%s: %d nodules, %.0f candidates of nodules and %.0f others, so these are undefined, null in files and "
-            "absent in MLflow: %s",
-            evaluation.params.split,
-            evaluation.froc.nodules,
-            evaluation.metrics["num_pos"],
-            evaluation.metrics["num_neg"],
+            "%s: %d nodules, candidates: %.0f %s and %.0f %s, so these are undefined, null in files and absent in "
+            "MLflow: %s",
+            *(evaluation.params.split, evaluation.num_nodules),
+            *(evaluation.metrics["num_pos"], evaluation.task.positive),
+            *(evaluation.metrics["num_neg"], evaluation.task.negative),
             ", ".join(undefined),
         )

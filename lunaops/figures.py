@@ -55,10 +55,13 @@ def write_figure(figure: Figure, path: Path) -> None:
 
 
 @styled
-def roc_figure(curve: "RocCurve", *, roc_auc: float) -> Figure:
-    """The ROC curve; the area in the title."""
+def roc_figure(curve: "RocCurve", *, roc_auc: float, baseline: "tuple[str, RocCurve] | None" = None) -> Figure:
+    """The ROC curve; the area in the title. A baseline is another curve and what it is called."""
     figure, axes = _chart(f"ROC: area {_number(roc_auc)}", "false positive rate", "sensitivity")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
+    if baseline is not None:
+        name, other = baseline
+        axes.plot(other.false_positive_rate, other.true_positive_rate, color=ORANGE, linestyle="--", label=name)
     axes.plot(curve.false_positive_rate, curve.true_positive_rate, color=BLUE, linewidth=2)
     axes.legend(loc="lower right", frameon=False)
     _square(axes)
@@ -67,7 +70,7 @@ def roc_figure(curve: "RocCurve", *, roc_auc: float) -> Figure:
 
 @styled
 def precision_recall_figure(curve: "PrecisionRecallCurve", *, average_precision: float, prevalence: float) -> Figure:
-    """Precision over recall; the average precision in the title, chance at the share of nodules."""
+    """Precision over recall; the average precision in the title, chance at the share of positives."""
     title = f"Precision and recall: average precision {_number(average_precision)}"
     figure, axes = _chart(title, "recall", "precision")
     axes.axhline(prevalence, color=GREY, linestyle=":", label=f"chance: {_number(prevalence)}")
@@ -112,7 +115,7 @@ def froc_figure(froc: "Froc", intervals: "FrocIntervals | None" = None, *, title
 
 
 @styled
-def confusion_figure(metrics: Mapping[str, float], *, threshold: float) -> Figure:
+def confusion_figure(metrics: Mapping[str, float], *, classes: tuple[str, str], threshold: float) -> Figure:
     """The four counts of `classification_metrics`, each with its share of the true class."""
     negatives, positives = metrics["num_neg"], metrics["num_pos"]
     rights = [metrics["num_correct_neg"], metrics["num_correct_pos"]]
@@ -125,8 +128,8 @@ def confusion_figure(metrics: Mapping[str, float], *, threshold: float) -> Figur
         text = f"{count:,.0f}\n{100 * shares[row, column]:.1f} %" if totals[row] else "none"
         color = "white" if shares[row, column] > 0.7 else "black"
         axes.text(float(column), float(row), text, ha="center", va="center", color=color, fontsize=15)
-    axes.set_xticks([0, 1], ["other", "nodule"])
-    axes.set_yticks([0, 1], ["other", "nodule"], rotation=90, va="center")
+    axes.set_xticks([0, 1], classes)
+    axes.set_yticks([0, 1], classes, rotation=90, va="center")
     axes.grid(False)
     return figure
 
@@ -150,10 +153,10 @@ def bands_figure(bands: pd.DataFrame, *, threshold: float) -> Figure:
 
 
 @styled
-def reliability_figure(curve: pd.DataFrame, *, ece: float) -> Figure:
-    """The share of nodules over the mean score of each bin of `reliability`, with its 95 % interval and count."""
+def reliability_figure(curve: pd.DataFrame, *, positives: str, ece: float) -> Figure:
+    """The share of positives over the mean score of each bin of `reliability`, with its 95 % interval and count."""
     title = f"Reliability: calibration error {_number(ece)}"
-    figure, axes = _chart(title, "mean score", "share of nodules", (5.4, 5.4))
+    figure, axes = _chart(title, "mean score", f"share of {positives}", (5.4, 5.4))
     filled = curve[curve["candidates"] > 0]
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="calibrated")
     axes.plot(filled["mean_score"], filled["share"], "o-", color=BLUE, linewidth=2)
@@ -199,12 +202,15 @@ def splits_figure(counts: pd.DataFrame, diameters: Mapping[str, pd.Series]) -> F
 
 
 @styled
-def histogram_figure(is_nodule: ArrayLike, scores: ArrayLike, *, threshold: float) -> Figure:
+def histogram_figure(
+    is_positive: ArrayLike, scores: ArrayLike, *, classes: tuple[str, str], threshold: float
+) -> Figure:
     """How the scores of each class are spread, counted on a logarithmic axis."""
-    label, score = np.asarray(is_nodule, dtype=bool), np.asarray(scores, dtype=np.float64)
+    label, score = np.asarray(is_positive, dtype=bool), np.asarray(scores, dtype=np.float64)
     figure, axes = _chart("Scores", "score", "candidates", (7.0, 4.4))
     edges = np.linspace(0, 1, 41).tolist()
-    for values, name, color, fill in ((score[~label], "other", GREY, True), (score[label], "nodule", ORANGE, False)):
+    looks = ((score[~label], GREY, True), (score[label], ORANGE, False))
+    for name, (values, color, fill) in zip(classes, looks, strict=True):
         axes.hist(
             values, edges, label=f"{name}: {len(values):,}", color=color, histtype="stepfilled" if fill else "step",
             linewidth=2,

@@ -4,17 +4,18 @@ import logging
 from pathlib import Path
 
 from lunaops.errors import InputError
-from lunaops.model import LunaModel, read_model
+from lunaops.model import LunaModel, read_model, read_task
+from lunaops.task import Task
 
 logger = logging.getLogger(__name__)
 
 
-def init_from(model: LunaModel, folder: Path, *, fresh_head: bool = False) -> None:
+def init_from(model: LunaModel, folder: Path, task: Task) -> None:
     """Give `model` the weights of the one in `folder`, in place; the log says which.
 
     The blocks fit crops of any size. The head fits only where the four poolings leave the same slices, rows and
-    columns; elsewhere, or with `fresh_head` (other classes), it stays as it was made. Raises InputError where the
-    folder holds no model, or one with another number of channels.
+    columns, and the classes are the `task`'s; elsewhere it stays as it was made. Raises InputError where the folder
+    holds no model, or one with another number of channels.
     """
     start = read_model(folder)
     if start.channels != model.channels:
@@ -23,11 +24,14 @@ def init_from(model: LunaModel, folder: Path, *, fresh_head: bool = False) -> No
             f"set model.channels to {start.channels}, or train.init_from to another model"
         )
     fits = start.pooled_size_irc == model.pooled_size_irc
-    keeps_head = fits and not fresh_head
+    its_task = read_task(folder)
+    keeps_head = fits and its_task == task.name
     weights = {name: w for name, w in start.state_dict().items() if keeps_head or not name.startswith("head_linear.")}
     model.load_state_dict(model.state_dict() | weights, strict=True)
-    why = "" if fits else f": it was made for crops of {start.crop_size_irc}, these are {model.crop_size_irc}"
-    logger.info("starts from %s: its blocks, %s", folder, "and its head" if keeps_head else f"but a fresh head{why}")
+    sizes = f"crops of {start.crop_size_irc}, these are {model.crop_size_irc}"
+    why = sizes if not fits else f"model.task {its_task}, this is {task.name}"
+    head = "and its head" if keeps_head else f"but a fresh head: it was made for {why}"
+    logger.info("starts from %s: its blocks, %s", folder, head)
 
 
 def freeze(model: LunaModel, trainable_blocks: int | None) -> None:

@@ -16,7 +16,7 @@ Z_95 = 1.959963984540054  # standard deviations of a normal distribution to eith
 
 @dataclass(frozen=True, eq=False)
 class RocCurve:
-    """Rates at falling thresholds; all three (n,). The first threshold is infinite: nothing is called nodule."""
+    """Rates at falling thresholds; all three (n,). The first threshold is infinite: nothing is called positive."""
 
     false_positive_rate: NDArray[np.float64]
     true_positive_rate: NDArray[np.float64]
@@ -33,16 +33,16 @@ class PrecisionRecallCurve:
 
 
 def classification_metrics(
-    is_nodule: ArrayLike, scores: ArrayLike, losses: ArrayLike, *, threshold: float
+    is_positive: ArrayLike, scores: ArrayLike, losses: ArrayLike, *, threshold: float
 ) -> dict[str, float]:
     """Losses, percentages correct, precision, recall, ranking and counts, by class; always the same keys.
 
-    All three arrays are (n,). A score at or above the threshold is called nodule. What is undefined is NaN: a
-    mean over no candidate, precision where nothing is called nodule, recall and average precision without
-    nodules, ROC AUC without both classes, F1 where there is neither a nodule nor a call. A NaN score (diverged
-    training) is never called nodule and makes ROC AUC and average precision NaN.
+    All three arrays are (n,). A score at or above the threshold is called positive. What is undefined is NaN:
+    a mean over no candidate, precision where nothing is called positive, recall and average precision without
+    positives, ROC AUC without both classes, F1 where there is neither a positive nor a call. A NaN score (diverged
+    training) is never called positive and makes ROC AUC and average precision NaN.
     """
-    label, score = _arrays(is_nodule, scores)
+    label, score = _arrays(is_positive, scores)
     loss = np.asarray(losses, dtype=np.float64)
     if not label.shape == score.shape == loss.shape or label.ndim != 1:
         raise ValueError(f"wanted three arrays of one length, got {label.shape}, {score.shape}, {loss.shape}")
@@ -50,7 +50,6 @@ def classification_metrics(
     hits, num_pos = int((called & label).sum()), int(label.sum())
     num_neg, false_alarms = len(label) - num_pos, int((called & ~label).sum())
     correct_neg = num_neg - false_alarms
-    _, *ranked = counts_at_thresholds(label, score)
     return {
         "loss/all": _mean(loss),
         "loss/neg": _mean(loss[~label]),
@@ -61,8 +60,7 @@ def classification_metrics(
         "pr/precision": _ratio(hits, hits + false_alarms),
         "pr/recall": _ratio(hits, num_pos),
         "pr/f1_score": _ratio(2 * hits, hits + false_alarms + num_pos),
-        "roc_auc": _roc_auc(*ranked),
-        "average_precision": _average_precision(*ranked),
+        **ranking(label, score),
         "num_neg": float(num_neg),
         "num_pos": float(num_pos),
         "num_correct_neg": float(correct_neg),
@@ -71,7 +69,7 @@ def classification_metrics(
 
 
 def metrics_of_others(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Precision, recall and F1 of the other class, those that are no nodules, and specificity, which is its recall.
+    """Precision, recall and F1 of the other class, the negatives, and specificity, which is its recall.
 
     `metrics` are those of `classification_metrics`. NaN where undefined: as there, with the classes changed over.
     """
@@ -86,10 +84,10 @@ def metrics_of_others(metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def average_precision(is_nodule: ArrayLike, scores: ArrayLike) -> float:
-    """Precision at each threshold, weighted with the recall gained there; NaN without nodules or with a NaN score."""
-    _, *ranked = counts_at_thresholds(*_arrays(is_nodule, scores))
-    return _average_precision(*ranked)
+def ranking(is_positive: ArrayLike, scores: ArrayLike) -> dict[str, float]:
+    """roc_auc and average_precision alone; NaN as in `classification_metrics`."""
+    _, *ranked = counts_at_thresholds(*_arrays(is_positive, scores))
+    return {"roc_auc": _roc_auc(*ranked), "average_precision": _average_precision(*ranked)}
 
 
 def wilson_interval(part: ArrayLike, whole: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -103,20 +101,20 @@ def wilson_interval(part: ArrayLike, whole: ArrayLike) -> tuple[NDArray[np.float
     return np.where(share == 0, 0.0, low), np.where(share == 1, 1.0, high)  # what they are but for rounding
 
 
-def roc(is_nodule: ArrayLike, scores: ArrayLike) -> RocCurve:
+def roc(is_positive: ArrayLike, scores: ArrayLike) -> RocCurve:
     """The ROC curve with all its points; empty unless both classes are present and every score is a number."""
-    threshold, hits, false_alarms = counts_at_thresholds(*_arrays(is_nodule, scores))
+    threshold, hits, false_alarms = counts_at_thresholds(*_arrays(is_positive, scores))
     if len(hits) == 1 or not hits[-1] or not false_alarms[-1]:
         return RocCurve(*np.empty((3, 0)))
     return RocCurve(false_alarms / false_alarms[-1], hits / hits[-1], threshold)
 
 
-def precision_recall(is_nodule: ArrayLike, scores: ArrayLike) -> PrecisionRecallCurve:
-    """The precision-recall curve; empty without nodules, or where a score is not a number.
+def precision_recall(is_positive: ArrayLike, scores: ArrayLike) -> PrecisionRecallCurve:
+    """The precision-recall curve; empty without positives, or where a score is not a number.
 
     Scikit-learn's closing point (precision 1, recall 0), where no threshold stands, is left out.
     """
-    threshold, hits, false_alarms = counts_at_thresholds(*_arrays(is_nodule, scores))
+    threshold, hits, false_alarms = counts_at_thresholds(*_arrays(is_positive, scores))
     if not hits[-1]:
         return PrecisionRecallCurve(*np.empty((3, 0)))
     hits, false_alarms, threshold = hits[1:], false_alarms[1:], threshold[1:]
@@ -154,8 +152,8 @@ def _ratio(part: float, whole: int) -> float:
     return part / whole if whole else NAN
 
 
-def _arrays(is_nodule: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    return np.asarray(is_nodule, dtype=bool), np.asarray(scores, dtype=np.float64)
+def _arrays(is_positive: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    return np.asarray(is_positive, dtype=bool), np.asarray(scores, dtype=np.float64)
 
 
 def _roc_auc(hits: NDArray[np.int64], false_alarms: NDArray[np.int64]) -> float:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from lunaops.errors import InputError
+from lunaops.params import TaskName
 
 
 class LunaBlock(nn.Module):
@@ -31,7 +32,7 @@ class LunaBlock(nn.Module):
 
 
 class LunaModel(nn.Module):
-    """Crops in HU to the logits and probabilities of (non-nodule, nodule).
+    """Crops in HU to the logits and probabilities of a task's two classes, the negative one first.
 
     The architecture and the attribute names are those of "Deep Learning with PyTorch", part 2, so published
     weights load with strict=True. Weights start Kaiming-normal (fan_out); biases uniform in ±1 / sqrt(fan_out).
@@ -115,9 +116,19 @@ def read_model_files(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{folder}: no usable model: {reason}; train again, or dvc pull") from error
 
 
-def read_model(folder: Path) -> LunaModel:
-    """Rebuild the model written to `folder`. Raises InputError where a file is missing or does not fit."""
+def read_task(folder: Path) -> str:
+    """The `model.task` of the model in `folder`; one that does not say, imported or old, tells nodules from others."""
+    return _task_said(read_model_files(folder)[1])
+
+
+def read_model(folder: Path, task: TaskName | None = None) -> LunaModel:
+    """Rebuild the model written to `folder`.
+
+    Raises InputError where a file is missing or does not fit, or where the model is of another task than `task`.
+    """
     weights, said = read_model_files(folder)
+    if task is not None and (its_task := _task_said(said)) != task:
+        raise InputError(f"{folder}: a model of model.task {its_task}, params.yaml says {task}: train again")
     try:
         model = LunaModel(tuple(said["model"]["crop_size_irc"]), said["model"]["channels"])
         model.load_state_dict(weights, strict=True)
@@ -125,3 +136,7 @@ def read_model(folder: Path) -> LunaModel:
         reason = " ".join(str(error).split())
         raise InputError(f"{folder}: no usable model: {reason}; train again, or dvc pull") from error
     return model
+
+
+def _task_said(said: dict[str, Any]) -> str:
+    return str(said.get("task", {}).get("name", "nodule"))

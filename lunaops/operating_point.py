@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A score is scaled by `temperature` (1: as it is), then called nodule from `threshold` on."""
+    """A score is scaled by `temperature` (1: as it is), then called positive from `threshold` on."""
 
     threshold: float
     temperature: float
@@ -52,7 +52,7 @@ def _rule_asking(params: EvaluateParams) -> list[str]:
 
 
 def _temperature(val: ScoredSplit) -> float:
-    label, score = val.predictions["is_nodule"], val.predictions["score"]
+    label, score = val.label, val.predictions["score"]
     if label.nunique() < 2:
         raise InputError(
             f"evaluate.calibrate: all {len(label)} scored candidates of val are of one class, a temperature wants "
@@ -66,7 +66,7 @@ def _temperature(val: ScoredSplit) -> float:
 
 def _threshold(val: ScoredSplit, params: EvaluateParams) -> float:
     if params.threshold_rule == "best_f1":
-        return best_f1(val.predictions["is_nodule"].to_numpy(bool), val.predictions["score"].to_numpy(np.float64))
+        return best_f1(val.label.to_numpy(bool), val.predictions["score"].to_numpy(np.float64))
     curve = froc(val.events, fps_per_scan=params.fps_per_scan)
     if params.threshold_rule == "sensitivity":
         return highest_sensitive(curve, params.min_sensitivity)

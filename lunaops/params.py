@@ -39,6 +39,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 RegisteredName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # MLflow takes more, a command line not
 Precision = Literal["fp32", "tf32", "bf16"]
+TaskName = Literal["nodule", "malignancy"]
 
 
 class _Section(BaseModel):
@@ -156,8 +157,9 @@ class CropParams(_Section):
 
 
 class ModelParams(_Section):
-    """The network's size."""
+    """What the network tells apart, and its size."""
 
+    task: TaskName
     channels: Annotated[int, Field(ge=1, le=256)]
 
 
@@ -273,6 +275,16 @@ class Params(_Section):
     evaluate: EvaluateParams
     ci: CiParams
 
+    @model_validator(mode="after")
+    def _rule_of_task(self) -> Self:
+        rule = self.evaluate.threshold_rule
+        if self.model.task == "malignancy" and rule not in ("fixed", "best_f1"):
+            raise ValueError(
+                f"evaluate.threshold_rule {rule} counts what is found in scans, which model.task malignancy does not "
+                "search: set it to fixed or best_f1"
+            )
+        return self
+
     def flattened(self) -> dict[str, Any]:
         """Every parameter by its full key, as MLflow wants them: {'train.learning_rate': 0.001, ...}."""
         return dict(_flatten(self.model_dump(mode="json", by_alias=True)))
@@ -309,7 +321,7 @@ def _lines(error: ValidationError) -> Iterator[str]:
         else:
             message = problem["msg"].removeprefix("Value error, ")
             ours = problem["type"] == "value_error"  # our own checks begin with the parameter's name
-            yield f"{key}.{message}" if ours else f"{key}: {message}, got {problem['input']!r}"
+            yield f"{key}.{message}".removeprefix("params.") if ours else f"{key}: {message}, got {problem['input']!r}"
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -25,7 +25,8 @@ def predict_candidates(
 ) -> pd.DataFrame:
     """Score every candidate of `dataset`: the columns of data/predictions.parquet, in the data set's order.
 
-    Raises InputError where the model was made for crops of another size.
+    A label other than is_nodule is one column more. Raises InputError where the model was made for
+    crops of another size.
     """
     size = dataset.crops.manifest.geometry.size_irc
     if model.crop_size_irc != size:
@@ -36,14 +37,15 @@ def predict_candidates(
     batches = Batches(dataset, sampler, num_workers=0, pin=device.type == "cuda")
     scored = score_batches(model, progress(batches, label="predict", unit="batches"), device)
     assert np.array_equal(scored.row, np.arange(len(dataset)))
-    return dataset.table[COLUMNS].assign(score=scored.score.astype(np.float64), loss=scored.loss.astype(np.float64))
+    columns = list(dict.fromkeys([*COLUMNS, dataset.label]))
+    return dataset.table[columns].assign(score=scored.score.astype(np.float64), loss=scored.loss.astype(np.float64))
 
 
-def choose_gallery(predictions: pd.DataFrame, size: int) -> NDArray[np.int64]:
+def choose_gallery(predictions: pd.DataFrame, label: str, size: int) -> NDArray[np.int64]:
     """Candidate ids, sorted, of each split's `size` highest negatives, lowest positives and highest positives."""
     chosen: set[int] = set()
     for _, of_split in predictions.groupby("split"):
-        positives, negatives = of_split[of_split["is_nodule"]], of_split[~of_split["is_nodule"]]
+        positives, negatives = of_split[of_split[label]], of_split[~of_split[label]]
         for extremes in (
             negatives.nlargest(size, "score"),
             positives.nsmallest(size, "score"),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lunaops.crops import Geometry
 from lunaops.model import LunaModel, read_model_files, write_model, write_model_files
+from lunaops.task import Task
 from lunaops.training import EpochResult, validation_score
 
 logger = logging.getLogger(__name__)
@@ -31,12 +32,13 @@ class RecordedEpoch:
 class TrainingRecord:
     """Writes models/best, models/last, epochs.csv and metrics.json as the epochs come."""
 
-    def __init__(self, models: Path, reports: Path, *, best_by: str, geometry: Geometry) -> None:
+    def __init__(self, models: Path, reports: Path, *, best_by: str, geometry: Geometry, task: Task) -> None:
         self.models = models
         self.reports = reports
         self._epochs: list[RecordedEpoch] = []
         self._best_by = best_by
         self._geometry = geometry
+        self._task = task
         self._undefined: set[str] = set()
         reports.mkdir(parents=True, exist_ok=True)
 
@@ -46,6 +48,7 @@ class TrainingRecord:
         self._epochs.append(epoch)
         self._say(epoch)
         facts = {
+            "task": self._task.facts,
             "crop": asdict(self._geometry),
             "epoch": epoch.epoch,
             "samples": epoch.samples,

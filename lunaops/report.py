@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lunaops import figures, scan_figures
+from lunaops.detection import Detection
 from lunaops.errors import InputError
 from lunaops.evaluation import Evaluation
 from lunaops.tables import grid_of
@@ -70,7 +71,7 @@ def galleries(evaluation: Evaluation, pictures: Pictures) -> list[Gallery]:
     """
     return [
         Gallery(name, title, rows[rows["candidate_id"].isin(list(pictures))].head(evaluation.params.gallery), len(rows))
-        for name, (title, rows) in _kinds(evaluation.predictions, evaluation.threshold).items()
+        for name, (title, rows) in _kinds(evaluation).items()
     ]
 
 
@@ -102,10 +103,9 @@ def read_gallery(path: Path) -> Pictures:
 
 
 def _tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
-    curve, pr, result = evaluation.roc, evaluation.precision_recall, evaluation.froc
-    names = np.array(["other", "nodule"])
+    curve, pr, comparison = evaluation.roc, evaluation.precision_recall, evaluation.comparison
+    names = np.array(evaluation.task.classes)
     called = evaluation.predictions["score"] >= evaluation.threshold
-    bands, comparison = evaluation.bands, evaluation.comparison
     tables = {
         "roc": _curve_table(
             false_positive_rate=curve.false_positive_rate,
@@ -113,24 +113,33 @@ def _tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
             threshold=curve.threshold,
         ),
         "precision_recall": _curve_table(recall=pr.recall, precision=pr.precision, threshold=pr.threshold),
-        "froc": _curve_table(
-            fps_per_scan=result.fps_per_scan, sensitivity=result.sensitivity, threshold=result.threshold
-        ),
-        "diameter_bands": bands.assign(band=[f"{b.low_mm:g} to {b.high_mm:g} mm" for b in bands.itertuples()]),
         "confusion": pd.DataFrame(
             {
-                "actual": names[evaluation.predictions["is_nodule"].to_numpy(dtype=int)],
+                "actual": names[evaluation.label.to_numpy(dtype=int)],
                 "predicted": names[called.to_numpy(dtype=int)],
             }
         ),
         "reliability": evaluation.reliability,
-        "scans": evaluation.scans,
-        "subsets": evaluation.subsets,
     }
+    if evaluation.detection is not None:
+        tables |= _detection_tables(evaluation.detection)
     if comparison is not None:
-        differences = {"cpm": comparison.cpm, "average_precision": comparison.average_precision}
-        tables["comparison"] = pd.DataFrame([{"metric": name, **asdict(of)} for name, of in differences.items()])
+        tables["comparison"] = pd.DataFrame(
+            [{"metric": name, **asdict(of)} for name, of in comparison.differences.items()]
+        )
     return tables
+
+
+def _detection_tables(detection: Detection) -> dict[str, pd.DataFrame]:
+    result, bands = detection.froc, detection.bands
+    return {
+        "froc": _curve_table(
+            fps_per_scan=result.fps_per_scan, sensitivity=result.sensitivity, threshold=result.threshold
+        ),
+        "diameter_bands": bands.assign(band=[f"{b.low_mm:g} to {b.high_mm:g} mm" for b in bands.itertuples()]),
+        "scans": detection.scans,
+        "subsets": detection.subsets,
+    }
 
 
 def _curve_table(threshold: NDArray[np.float64], **xy: NDArray[np.float64]) -> pd.DataFrame:
@@ -143,42 +152,56 @@ def _curve_table(threshold: NDArray[np.float64], **xy: NDArray[np.float64]) -> p
 
 def charts(evaluation: Evaluation) -> Iterator[tuple[str, "Figure"]]:
     """The curves and counts as figures, by name."""
-    numbers, threshold = evaluation.metrics, evaluation.threshold
-    label, score = evaluation.predictions["is_nodule"], evaluation.predictions["score"]
-    yield "roc", figures.roc_figure(evaluation.roc, roc_auc=numbers["roc_auc"])
+    numbers, task, detection = evaluation.metrics, evaluation.task, evaluation.detection
+    named: Any = {"threshold": evaluation.threshold, "classes": task.classes}
+    by_size = evaluation.roc_by_diameter
+    yield (
+        "roc",
+        figures.roc_figure(
+            evaluation.roc,
+            roc_auc=numbers["roc_auc"],
+            baseline=None if by_size is None else (f"diameter: {numbers['by_diameter/roc_auc']:.3f}", by_size),
+        ),
+    )
     yield (
         "precision_recall",
         figures.precision_recall_figure(
             evaluation.precision_recall,
             average_precision=numbers["average_precision"],
-            prevalence=float(label.mean()),
+            prevalence=float(evaluation.label.mean()),
         ),
     )
-    yield "froc", figures.froc_figure(evaluation.froc, evaluation.intervals)
-    yield "diameter_bands", figures.bands_figure(evaluation.bands, threshold=threshold)
-    yield "reliability", figures.reliability_figure(evaluation.reliability, ece=numbers["ece"])
-    yield "confusion", figures.confusion_figure(numbers, threshold=threshold)
-    yield "scores", figures.histogram_figure(label, score, threshold=threshold)
+    if detection is not None:
+        yield "froc", figures.froc_figure(detection.froc, detection.intervals)
+        yield "diameter_bands", figures.bands_figure(detection.bands, threshold=evaluation.threshold)
+    yield (
+        "reliability",
+        figures.reliability_figure(evaluation.reliability, positives=task.positives, ece=numbers["ece"]),
+    )
+    yield "confusion", figures.confusion_figure(numbers, **named)
+    yield "scores", figures.histogram_figure(evaluation.label, evaluation.predictions["score"], **named)
 
 
-def _kinds(predictions: pd.DataFrame, threshold: float) -> dict[str, tuple[str, pd.DataFrame]]:
+def _kinds(evaluation: Evaluation) -> dict[str, tuple[str, pd.DataFrame]]:
     """For each gallery its title and its candidates, the most telling first."""
-    ranked = predictions.sort_values(["score", "candidate_id"], ascending=[False, True])
-    is_nodule, is_called = ranked["is_nodule"], ranked["score"] >= threshold
+    task, threshold = evaluation.task, evaluation.threshold
+    ranked = evaluation.predictions.sort_values(["score", "candidate_id"], ascending=[False, True])
+    is_positive, is_called = ranked[task.label], ranked["score"] >= threshold
     found = set(ranked["nodule_id"][is_called]) - {-1}
-    is_missed = is_nodule & ~is_called & ~ranked["nodule_id"].isin(found)
+    is_missed = is_positive & ~is_called & ~ranked["nodule_id"].isin(found)
+    negatives, positives = (name[0].upper() + name[1:] for name in (task.negatives, task.positives))
     return {
         "false_positives": (
-            f"Others scored at least {threshold:.3g}, highest first",
-            ranked[is_called & ~is_nodule],
+            f"{negatives} scored at least {threshold:.3g}, highest first",
+            _one_a_nodule(ranked[is_called & ~is_positive]),
         ),
         "false_negatives": (
-            f"Nodules with no score from {threshold:.3g} on, lowest first",
+            f"{positives} with no score from {threshold:.3g} on, lowest first",
             _one_a_nodule(ranked[is_missed][::-1]),
         ),
         "true_positives": (
-            f"Nodules scored at least {threshold:.3g}, highest first",
-            _one_a_nodule(ranked[is_called & is_nodule]),
+            f"{positives} scored at least {threshold:.3g}, highest first",
+            _one_a_nodule(ranked[is_called & is_positive]),
         ),
     }
 

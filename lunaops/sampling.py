@@ -20,7 +20,7 @@ class EpochSampler:
 
     def __init__(
         self,
-        is_nodule: Indices,
+        is_positive: Indices,
         *,
         samples: int,
         batch_size: int,
@@ -31,8 +31,8 @@ class EpochSampler:
     ) -> None:
         self.epoch = 0
         self.first_step = 0
-        self.samples = samples or len(is_nodule)
-        self._is_nodule = is_nodule
+        self.samples = samples or len(is_positive)
+        self._is_positive = is_positive
         self._batch_size = batch_size
         self._balance = balance
         self._seed = seed
@@ -44,7 +44,7 @@ class EpochSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         order = draw_epoch(
-            self._is_nodule, epoch=self.epoch, samples=self.samples, balance=self._balance, seed=self._seed
+            self._is_positive, epoch=self.epoch, samples=self.samples, balance=self._balance, seed=self._seed
         )
         for start in range(self.first_step * self._batch_size, len(order), self._batch_size):
             yield order[start : start + self._batch_size][self._rank :: self._world_size].tolist()
@@ -68,7 +68,7 @@ class TableSampler:
             yield list(range(start + self._rank, stop, self._world_size))
 
 
-def draw_epoch(is_nodule: Indices, *, epoch: int, samples: int, balance: float, seed: int) -> Indices:
+def draw_epoch(is_positive: Indices, *, epoch: int, samples: int, balance: float, seed: int) -> Indices:
     """The indices of an epoch's samples, (samples,), shuffled.
 
     `balance` negatives are drawn for each positive (0: samples as they come). Each class is walked through in a
@@ -78,8 +78,8 @@ def draw_epoch(is_nodule: Indices, *, epoch: int, samples: int, balance: float, 
     Raises InputError where a class that must be drawn has no sample.
     """
     if balance == 0:
-        return _walk(np.arange(len(is_nodule)), epoch * samples, samples, [seed, 2])
-    positives, negatives = np.flatnonzero(is_nodule == 1), np.flatnonzero(is_nodule == 0)
+        return _walk(np.arange(len(is_positive)), epoch * samples, samples, [seed, 2])
+    positives, negatives = np.flatnonzero(is_positive == 1), np.flatnonzero(is_positive == 0)
     for name, rows in (("positive", positives), ("negative", negatives)):
         if len(rows) == 0:
             raise InputError(

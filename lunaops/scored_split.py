@@ -7,15 +7,20 @@ import pandas as pd
 from lunaops.errors import InputError
 from lunaops.froc import Events, match
 from lunaops.params import EvaluateParams
+from lunaops.task import NODULE, Task
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What the scans hold, whatever was predicted: the tables nodules, excluded and scans of the stages."""
+    """What the scans hold, whatever was predicted, and what is asked of it.
+
+    The tables are nodules, excluded and scans of the stages.
+    """
 
     nodules: pd.DataFrame
     excluded: pd.DataFrame
     scans: pd.DataFrame
+    task: Task = NODULE
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +28,16 @@ class ScoredSplit:
     """The rows of one split; `events` say by LUNA16's rules which marks hit."""
 
     name: str
+    task: Task
     predictions: pd.DataFrame
     scans: pd.DataFrame
     nodules: pd.DataFrame
     events: Events
+
+    @property
+    def label(self) -> "pd.Series[bool]":
+        """Of each candidate whether it is of the positive class."""
+        return self.predictions[self.task.label]
 
 
 def scored_split(
@@ -34,8 +45,13 @@ def scored_split(
 ) -> ScoredSplit:
     """Take the split's candidates, all its scans, and all nodules in them.
 
-    Raises InputError if it has no scans or no predictions, or if predictions and scans do not belong together.
+    Raises InputError if it has no scans or no predictions, or if predictions, scans and task do not belong together.
     """
+    if reference.task.label not in predictions:
+        raise InputError(
+            f"the predictions have no column {reference.task.label}, so they are not of model.task "
+            f"{reference.task.name}: predict with a model of that task"
+        )
     scans = _of_split(reference.scans, split, "scan", remedy or "set evaluate.split, or split.val and split.test")
     of_split = _of_split(predictions, split, "scored candidate", remedy or "set evaluate.split, or predict.splits")
     series_uids = scans["series_uid"]
@@ -49,7 +65,7 @@ def scored_split(
         unknown_diameter_mm=params.unknown_diameter_mm,
         max_marks_per_scan=params.max_marks_per_scan,
     )
-    return ScoredSplit(split, of_split, scans, nodules, events)
+    return ScoredSplit(split, reference.task, of_split, scans, nodules, events)
 
 
 def _of_split(table: pd.DataFrame, split: str, kind: str, remedy: str) -> pd.DataFrame:

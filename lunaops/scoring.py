@@ -22,7 +22,7 @@ class Scored:
     """What a pass over samples leaves behind, each (n,): rows of the data set's table, labels, scores, losses."""
 
     row: NDArray[np.int64]
-    is_nodule: NDArray[np.int64]
+    is_positive: NDArray[np.int64]
     score: NDArray[np.float32]
     loss: NDArray[np.float32]
 
@@ -44,7 +44,7 @@ class Pass(NamedTuple):
     """One batch on the device, each (N,); `loss` may carry a graph."""
 
     row: Tensor
-    is_nodule: Tensor
+    is_positive: Tensor
     score: Tensor
     loss: Tensor
 
@@ -58,8 +58,8 @@ def score_batch(model: nn.Module, batch: Batch, precision: Precision) -> Pass:
     """The scores of a batch on the model's device, and the cross entropy of its logits."""
     with autocast(precision, batch.hu.device):
         logits, probabilities = model(network_input(batch.hu))
-    loss = F.cross_entropy(logits.float(), batch.is_nodule, reduction="none")
-    return Pass(batch.row, batch.is_nodule, probabilities[:, 1].float(), loss)
+    loss = F.cross_entropy(logits.float(), batch.is_positive, reduction="none")
+    return Pass(batch.row, batch.is_positive, probabilities[:, 1].float(), loss)
 
 
 def score_batches(

@@ -1,4 +1,4 @@
-"""The threshold from which on a score is called nodule, chosen by a stated rule."""
+"""The threshold from which on a score is called positive, chosen by a stated rule."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,15 +8,15 @@ from lunaops.froc import Froc
 from lunaops.ranking import counts_at_thresholds
 
 
-def best_f1(is_nodule: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+def best_f1(is_positive: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
     """The score at which the candidates' F1 is highest, of several the highest.
 
-    Raises InputError without nodules, as every F1 is 0 then, and where a score is not a number.
+    Raises InputError without positives, as every F1 is 0 then, and where a score is not a number.
     """
-    threshold, hits, false_alarms = counts_at_thresholds(is_nodule, score)
+    threshold, hits, false_alarms = counts_at_thresholds(is_positive, score)
     if not hits[-1]:
         raise InputError(
-            "evaluate.threshold_rule best_f1: no candidate of val is a nodule's, so there is no best F1; "
+            "evaluate.threshold_rule best_f1: no candidate of val is positive, so there is no best F1; "
             "set evaluate.threshold_rule: fixed"
         )
     f1_score = 2 * hits / (hits + false_alarms + hits[-1])
@@ -40,7 +40,7 @@ def highest_sensitive(curve: Froc, min_sensitivity: float) -> float:
 def lowest_within(curve: Froc, max_fps_per_scan: float) -> float:
     """The lowest score at which the curve has at most so many false positives per scan.
 
-    Raises InputError where even the highest score has more: nothing at all could be called nodule.
+    Raises InputError where even the highest score has more: nothing at all could be called positive.
     """
     allowed = np.flatnonzero(curve.fps_per_scan <= max_fps_per_scan)[-1]
     if not np.isfinite(curve.threshold[allowed]):

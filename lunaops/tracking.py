@@ -72,10 +72,10 @@ class Tracker:
         self._boards.log_metrics(defined, step=step)
 
     def log_scores(
-        self, is_nodule: NDArray[np.bool_], scores: NDArray[np.floating], *, step: int, split: Literal["train", "val"]
+        self, is_positive: NDArray[np.bool_], scores: NDArray[np.floating], *, step: int, split: Literal["train", "val"]
     ) -> None:
         """Log a PR curve and each class's histogram of scores to TensorBoard; both arrays (n,)."""
-        self._boards.log_scores(is_nodule, scores, step=step, split=split)
+        self._boards.log_scores(is_positive, scores, step=step, split=split)
 
     def log_dataset(
         self,

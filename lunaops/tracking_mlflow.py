@@ -265,6 +265,7 @@ def _counts(frame: "pd.DataFrame") -> dict[str, int]:
     counts = {"num_rows": len(frame)}
     if "series_uid" in frame:
         counts["num_scans"] = int(frame["series_uid"].nunique())
-    if "is_nodule" in frame:
-        counts["num_nodule_rows"] = int(frame["is_nodule"].sum())
+    for label, name in (("is_nodule", "num_nodule_rows"), ("is_malignant", "num_malignant_rows")):
+        if label in frame:
+            counts[name] = int(frame[label].sum())
     return counts

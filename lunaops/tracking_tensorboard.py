@@ -50,20 +50,22 @@ class Boards:
                 self._writer("train").add_scalar(name, value, step)
         self._flush()
 
-    def log_scores(self, is_nodule: NDArray[np.bool_], scores: NDArray[np.floating], *, step: int, split: str) -> None:
+    def log_scores(
+        self, is_positive: NDArray[np.bool_], scores: NDArray[np.floating], *, step: int, split: str
+    ) -> None:
         """Write the PR curve 'pr' and the scores' histograms 'is_neg' and 'is_pos' (the book's tags).
 
-        `is_nodule` (n,), `scores` (n,) in [0, 1]. A class without samples has no histogram; without samples of both
+        `is_positive` (n,), `scores` (n,) in [0, 1]. A class without samples has no histogram; without samples of both
         there is no curve either.
         """
         if self._root is None or not len(scores):
             return
         writer = self._writer(split)
-        for tag, wanted in (("is_neg", ~is_nodule), ("is_pos", is_nodule)):
+        for tag, wanted in (("is_neg", ~is_positive), ("is_pos", is_positive)):
             if wanted.any():
                 writer.add_histogram(tag, scores[wanted], step, bins=_HISTOGRAM_BINS)
-        if is_nodule.any() and not is_nodule.all():
-            writer.add_pr_curve("pr", is_nodule, scores, step)
+        if is_positive.any() and not is_positive.all():
+            writer.add_pr_curve("pr", is_positive, scores, step)
         self._flush()
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ def fit(
     keep_freed_memory()
     set_determinism(params.deterministic)
     sampler = EpochSampler(
-        train.is_nodule,
+        train.is_positive,
         samples=params.samples_per_epoch,
         batch_size=params.batch_size,
         balance=params.balance,
@@ -282,7 +282,7 @@ def _tried_precision(state: TrainingState, val: CropDataset, params: TrainParams
 
 
 def _metrics(split: str, scored: Scored, threshold: float) -> dict[str, float]:
-    values = classification_metrics(scored.is_nodule == 1, scored.score, scored.loss, threshold=threshold)
+    values = classification_metrics(scored.is_positive == 1, scored.score, scored.loss, threshold=threshold)
     return {f"{split}/{name}": value for name, value in values.items()}
 
 

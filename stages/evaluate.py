@@ -13,6 +13,7 @@ from lunaops.provenance import content_digest
 from lunaops.registration import register
 from lunaops.report import read_gallery, write_metrics, write_pictures, write_tables
 from lunaops.tables import read_table
+from lunaops.task import TASKS
 from lunaops.tracking import read_link, start_run
 
 
@@ -29,7 +30,7 @@ def main(
     report: Path,
     params_file: Path = Path("params.yaml"),
 ) -> None:
-    """Evaluate PREDICTIONS by LUNA16's rules: write METRICS (JSON), the folder PLOTS (CSV, PNG) and REPORT (HTML).
+    """Evaluate PREDICTIONS by its task's rules: write METRICS (JSON), the folder PLOTS (CSV, PNG) and REPORT (HTML).
 
     Logs all of them to MLflow. Needs neither a GPU nor a scan: GALLERY holds the pictures, DATA the counts of every
     split. TRAINING_RUN names the run that it belongs to.
@@ -39,14 +40,16 @@ def main(
     tables = {name: read_table(path) for name, path in inputs.items()}
     pictures, parent = read_gallery(gallery), read_link(training_run)
     baseline = read_baseline(params.evaluate.compare_with)
-    evaluation = evaluate(**tables, params=params.evaluate, baseline=baseline)
+    task = TASKS[params.model.task]
+    evaluation = evaluate(**tables, params=params.evaluate, baseline=baseline, task=task)
     write_metrics(evaluation, metrics)
     write_tables(evaluation, plots)
     write_pictures(evaluation, pictures, tables["scans"], plots)
     earlier = read_earlier(metrics, params.evaluate.split)
     origin = read_origin(inputs, parent)
     write_report(Material(evaluation, pictures, tables["scans"], read_data(data), origin, earlier), report)
-    with start_run(kind="evaluate", params=params.flattened(), inputs=inputs, parent=parent) as tracker:
+    tags = {"classes": ", ".join(task.classes)}
+    with start_run(kind="evaluate", params=params.flattened(), inputs=inputs, tags=tags, parent=parent) as tracker:
         tracker.log_dataset(
             evaluation.predictions,
             name=f"predictions {params.evaluate.split}",

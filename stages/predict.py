@@ -11,32 +11,35 @@ from lunaops.model import read_model
 from lunaops.params import read_params
 from lunaops.prediction import choose_gallery, predict_candidates, write_gallery
 from lunaops.tables import read_table, write_table
+from lunaops.task import TASKS, labelled
 
 
 def main(
     models: Path,
     candidates: Path,
+    nodules: Path,
     manifest: Path,
     raw: Path,
     predictions: Path,
     gallery: Path,
     params_file: Path = Path("params.yaml"),
 ) -> None:
-    """Score the candidates with one of the MODELS, and keep the pictures that evaluate shows.
+    """Score the task's candidates with one of the MODELS, and keep the pictures that evaluate shows.
 
     RAW is read only where the crop cache lacks a scan.
     """
     params = read_params(params_file)
-    table = read_table(candidates)
+    task = TASKS[params.model.task]
+    table = labelled(read_table(candidates), read_table(nodules), task)
     crops = CropReader(read_manifest(manifest), table, raw, cache_folder())
     scores = predict_candidates(
-        read_model(models / params.predict.model),
-        CropDataset(table, crops, splits=params.predict.splits),
+        read_model(models / params.predict.model, task.name),
+        CropDataset(table, crops, label=task.label, splits=params.predict.splits),
         batch_size=params.predict.batch_size,
         device=choose_device(params.predict.device),
     )
     write_table(scores, predictions)
-    write_gallery(choose_gallery(scores, params.predict.gallery), table, crops, gallery)
+    write_gallery(choose_gallery(scores, task.label, params.predict.gallery), table, crops, gallery)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from lunaops.provenance import content_digest, device_name
 from lunaops.record import TrainingRecord
 from lunaops.resume import ResumeFile, training_fingerprint
 from lunaops.tables import read_table, spacing_irc_of
+from lunaops.task import TASKS, labelled
 from lunaops.tracking import start_run, write_link
 from lunaops.training import fit
 from lunaops.training_state import TrainingState
@@ -27,6 +28,7 @@ from lunaops.training_state import TrainingState
 
 def main(
     candidates: Path,
+    nodules: Path,
     scans: Path,
     manifest: Path,
     raw: Path,
@@ -42,15 +44,16 @@ def main(
     RAW is read only where the crop cache lacks a scan. MLFLOW_TRACKING_URI says where MLflow is.
     """
     params = read_params(params_file)
-    table = read_table(candidates)
+    task = TASKS[params.model.task]
+    table = labelled(read_table(candidates), read_table(nodules), task)
     crops = CropReader(read_manifest(manifest), table, raw, cache_folder())
-    train, val = CropDataset(table, crops, splits=["train"]), CropDataset(table, crops, splits=["val"])
+    train, val = (CropDataset(table, crops, label=task.label, splits=[split]) for split in ("train", "val"))
     start = torch.Generator().manual_seed(params.train.seed)
     model = LunaModel(crops.manifest.geometry.size_irc, params.model.channels, start)
     if params.train.init_from:
-        init_from(model, Path(params.train.init_from))
+        init_from(model, Path(params.train.init_from), task)
     freeze(model, params.train.trainable_blocks)
-    inputs = {"candidates": candidates, "crops": manifest}
+    inputs = {"candidates": candidates, "nodules": nodules, "crops": manifest}
     with join_world(choose_device(params.train.device)) as (world, device), stop_on_signals() as stop:
         state = TrainingState(model, params.train, device)
         kept = ResumeFile(resume, training_fingerprint(params, inputs, device=device.type, processes=world.size))
@@ -68,13 +71,19 @@ def main(
             kept.restore({"training": state})
             deque(go_on(), maxlen=0)
             return
-        record = TrainingRecord(models, reports, best_by=params.train.best_by, geometry=crops.manifest.geometry)
+        record = TrainingRecord(
+            models, reports, best_by=params.train.best_by, geometry=crops.manifest.geometry, task=task
+        )
         position = kept.restore({"training": state, "record": record})
         with start_run(
             kind="train",
             params=params.flattened(),
             inputs=inputs,
-            tags={"device": device_name(str(device)), "split": params.split.strategy},
+            tags={
+                "device": device_name(str(device)),
+                "split": params.split.strategy,
+                "classes": ", ".join(task.classes),
+            },
             tensorboard=tensorboard,
             resume=position,
         ) as tracker:
@@ -90,8 +99,10 @@ def main(
             for result in go_on(checkpoint=keep):
                 record.add(result, model)
                 tracker.log_metrics(result.metrics | result.speed, step=result.samples)
-                tracker.log_scores(result.train.is_nodule == 1, result.train.score, step=result.samples, split="train")
-                tracker.log_scores(result.val.is_nodule == 1, result.val.score, step=result.samples, split="val")
+                tracker.log_scores(
+                    result.train.is_positive == 1, result.train.score, step=result.samples, split="train"
+                )
+                tracker.log_scores(result.val.is_positive == 1, result.val.score, step=result.samples, split="val")
                 tracker.log_checkpoint(
                     models / "last",
                     epoch=result.epoch,

@@ -93,7 +93,8 @@ candidates_of_scans = st.lists(
 
 
 def ranked(rows, series, **draws):
-    return ranking_of_draws(pd.DataFrame(rows, columns=["series_uid", "is_nodule", "score"]), series, **draws)
+    table = pd.DataFrame(rows, columns=["series_uid", "is_nodule", "score"])
+    return ranking_of_draws(table, "is_nodule", series, **draws)
 
 
 @settings(max_examples=60)

@@ -41,14 +41,14 @@ def test_curve_and_brier_score_equal_scikit_learns(rows):
     share, mean_score = sklearn.calibration.calibration_curve(label, score, n_bins=7)
     np.testing.assert_allclose(filled["share"], share)
     np.testing.assert_allclose(filled["mean_score"], mean_score)
-    assert curve["candidates"].sum() == len(rows) and curve["nodules"].sum() == label.sum()
+    assert curve["candidates"].sum() == len(rows) and curve["positives"].sum() == label.sum()
     expected = sklearn.metrics.brier_score_loss(label, score, pos_label=True)
     assert brier_score(label, score) == pytest.approx(expected)
 
 
 def test_the_error_is_the_gap_of_each_bin_weighted_with_its_candidates():
     curve = reliability([True, False, False, True], [0.1, 0.3, 0.2, 0.9], bins=2)
-    assert curve[["low", "high", "candidates", "nodules"]].to_numpy().tolist() == [[0, 0.5, 3, 1], [0.5, 1, 1, 1]]
+    assert curve[["low", "high", "candidates", "positives"]].to_numpy().tolist() == [[0, 0.5, 3, 1], [0.5, 1, 1, 1]]
     assert expected_calibration_error(curve) == pytest.approx((3 * abs(0.2 - 1 / 3) + 0.1) / 4)
 
 

@@ -31,7 +31,7 @@ def scored(**score_of):
 
 def test_against_itself_in_another_order_nothing_differs():
     same = compared(lambda rows: rows[::-1])
-    assert (same.cpm.difference, same.cpm.low, same.cpm.high) == (0, 0, 0)
+    assert (same.differences["cpm"].difference, same.differences["cpm"].low, same.differences["cpm"].high) == (0, 0, 0)
     assert (same.only_this_right, same.only_baseline_right, same.mcnemar_p) == (0, 0, 1.0)
     assert same.num_candidates == 6
 
@@ -39,9 +39,10 @@ def test_against_itself_in_another_order_nothing_differs():
 def test_each_number_is_this_ones_less_the_baselines():
     # The baseline finds nodule 1 (candidate 12), but calls the other 14 a nodule as well.
     result = compared(scored(c12=0.95, c14=0.85))
-    assert result.cpm.this == pytest.approx(5 / 9) and result.cpm.baseline == pytest.approx(6 / 9)
-    assert result.cpm.difference == pytest.approx(-1 / 9)
-    assert result.cpm.low <= result.cpm.difference <= result.cpm.high
+    cpm = result.differences["cpm"]
+    assert cpm.this == pytest.approx(5 / 9) and cpm.baseline == pytest.approx(6 / 9)
+    assert cpm.difference == pytest.approx(-1 / 9)
+    assert cpm.low <= cpm.difference <= cpm.high
     assert (result.only_this_right, result.only_baseline_right) == (1, 1)
     assert set(result.metrics) == {
         *("versus/cpm", "versus/cpm_lo", "versus/cpm_hi", "versus/average_precision", "versus/average_precision_lo"),
@@ -54,11 +55,11 @@ def test_both_meet_the_same_draws():
     result = compared(scored(c12=0.95), **params)
     rows = tables()["predictions"][:6]
     draws = [
-        ranking_of_draws(table, list("abcd"), num_draws=200, seed=5)["average_precision"]
+        ranking_of_draws(table, "is_nodule", list("abcd"), num_draws=200, seed=5)["average_precision"]
         for table in (rows, scored(c12=0.95)(rows))
     ]
     difference = (draws[0] - draws[1])[~np.isnan(draws[0])]
-    assert [result.average_precision.low, result.average_precision.high] == pytest.approx(
+    assert [result.differences["average_precision"].low, result.differences["average_precision"].high] == pytest.approx(
         np.percentile(difference, [2.5, 97.5]).tolist()
     )
 
@@ -77,7 +78,7 @@ def test_each_is_called_at_its_own_threshold_of_val():
 
 def test_without_draws_there_is_no_interval_and_the_sentence_has_none():
     result = compared(scored(c12=0.95), bootstraps=0)
-    assert math.isnan(result.cpm.low)
+    assert math.isnan(result.differences["cpm"].low)
     assert "interval" not in result.sentence
 
 
@@ -87,7 +88,7 @@ def test_without_nodules_the_differences_are_undefined():
     none = frames["predictions"].assign(is_nodule=False)
     reference = Reference(frames["nodules"][:0], frames["excluded"], frames["scans"])
     result = compare(none, none, reference, EvaluateParams(**PARAMS))
-    assert math.isnan(result.cpm.difference) and math.isnan(result.average_precision.low)
+    assert math.isnan(result.differences["cpm"].difference) and math.isnan(result.differences["average_precision"].low)
     assert "CPM is undefined" in result.sentence
 
 
@@ -127,8 +128,8 @@ def test_other_candidates_are_refused(change, message):
 
 def test_the_same_candidates_may_hold_their_series_as_categories():
     rows = tables()["predictions"]
-    check_same_candidates(rows.astype({"series_uid": "category"}), rows)
-    check_same_candidates(rows, rows.astype({"series_uid": "category"}))
+    check_same_candidates(rows.astype({"series_uid": "category"}), rows, "is_nodule")
+    check_same_candidates(rows, rows.astype({"series_uid": "category"}), "is_nodule")
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

@@ -46,13 +46,13 @@ def test_a_candidate_has_its_own_crop_also_where_its_series_is_in_two_splits() -
     dataset = CropDataset(CANDIDATES, FilledCrops(), splits=["val"])
     batch = dataset.__getitems__([2, 0, 1])
     assert batch.hu[:, 0, 0, 0, 0].tolist() == [201, 200, 101]
-    assert batch.is_nodule.tolist() == [0, 1, 0]
+    assert batch.is_positive.tolist() == [0, 1, 0]
     assert batch.row.tolist() == [2, 0, 1]
 
 
 def test_a_batch_is_int16_with_one_channel() -> None:
     batch = CropDataset(CANDIDATES, FilledCrops())[0]
-    assert (batch.hu.shape, batch.hu.dtype, batch.is_nodule.dtype) == ((1, 1, *SIZE), torch.int16, torch.int64)
+    assert (batch.hu.shape, batch.hu.dtype, batch.is_positive.dtype) == ((1, 1, *SIZE), torch.int16, torch.int64)
 
 
 def test_one_series_can_be_asked_for() -> None:

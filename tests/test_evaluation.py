@@ -106,7 +106,7 @@ def test_a_candidate_of_another_split_in_the_same_scan_is_no_mark():
 
 
 def test_bands_count_nodules_not_candidates():
-    assert evaluated().bands[["nodules", "found"]].to_numpy().tolist() == [[1, 1], [2, 0]]
+    assert evaluated().detection.bands[["nodules", "found"]].to_numpy().tolist() == [[1, 1], [2, 0]]
 
 
 def test_the_parameters_reach_their_rules():
@@ -122,7 +122,7 @@ def test_a_split_without_nodules_is_undefined_and_said_once(caplog):
         metrics = evaluated(changes).metrics
     assert math.isnan(metrics["cpm"]) and math.isnan(metrics["average_precision"])
     assert len(caplog.records) == 1
-    assert "test: 0 nodules, 0 candidates of nodules and 6 others" in caplog.text and "cpm" in caplog.text
+    assert "test: 0 nodules, candidates: 0 nodule and 6 other" in caplog.text and "cpm" in caplog.text
 
 
 def test_a_defined_evaluation_warns_of_nothing(caplog):
@@ -154,7 +154,7 @@ def test_the_intervals_of_the_challenges_numbers_are_metrics_and_may_be_left_out
     assert metrics["cpm_lo"] == pytest.approx(evaluated().metrics["cpm_lo"])
     assert {evaluated(seed=seed).metrics["cpm_lo"] for seed in range(5)} != {metrics["cpm_lo"]}
     without = evaluated(bootstraps=0)
-    assert without.intervals is None and set(metrics) - set(without.metrics) == {
+    assert without.detection.intervals is None and set(metrics) - set(without.metrics) == {
         *("cpm_lo", "cpm_hi", "sensitivity_lo/0.125", "sensitivity_hi/0.125", "sensitivity_lo/0.25"),
         *("sensitivity_hi/0.25", "sensitivity_lo/1", "sensitivity_hi/1"),
         *("roc_auc_lo", "roc_auc_hi", "average_precision_lo", "average_precision_hi"),
@@ -173,7 +173,8 @@ def test_calibration_moves_scores_losses_and_thresholds_but_no_rank():
     for name in ("ece", "brier_score"):
         assert calibrated.metrics[f"uncalibrated/{name}"] == plain.metrics[name] != calibrated.metrics[name]
     scores = calibrated.predictions["score"]
-    assert set(calibrated.froc.threshold[1:]) <= set(scores) and np.isinf(calibrated.froc.threshold[0])
+    first, *thresholds = calibrated.detection.froc.threshold
+    assert np.isinf(first) and set(thresholds) <= set(scores)
     loss = -np.log(np.where(calibrated.predictions["is_nodule"], scores, 1 - scores))
     np.testing.assert_allclose(calibrated.predictions["loss"], loss)
     assert len(told(calibrated)) == 2 and "calibrated: temperature" in told(calibrated)[1]
@@ -194,7 +195,7 @@ def test_a_rules_threshold_is_that_of_val_in_every_table(tmp_path):
 
 def test_a_baseline_is_compared_with_told_and_written(tmp_path):
     evaluation = evaluated({"baseline": tables()["predictions"].assign(score=0.5)})
-    assert evaluation.metrics["versus/cpm"] == evaluation.comparison.cpm.difference
+    assert evaluation.metrics["versus/cpm"] == evaluation.comparison.differences["cpm"].difference
     assert told(evaluation)[1] == evaluation.comparison.sentence
     write_tables(evaluation, tmp_path)
     assert pd.read_csv(tmp_path / "comparison.csv")["metric"].tolist() == ["cpm", "average_precision"]

@@ -12,6 +12,7 @@ from lunaops.cohort import count_splits, diameters_of_splits
 from lunaops.froc import Froc
 from lunaops.metrics import classification_metrics, precision_recall, roc
 
+CLASSES = ("other", "nodule")
 IS_NODULE, SCORES = [False, False, True, True], [0.1, 0.6, 0.4, 0.9]
 BANDS = ["low_mm", "high_mm", "nodules", "found", "sensitivity", "sensitivity_lo", "sensitivity_hi"]
 
@@ -92,10 +93,10 @@ def test_what_is_undefined_is_drawn_and_called_so(tmp_path):
         figures.froc_figure(a_froc(cpm=nan, sensitivity=np.full(2, nan), sensitivity_at={1.0: nan})),
         figures.roc_figure(roc([], []), roc_auc=nan),
         figures.precision_recall_figure(precision_recall([], []), average_precision=nan, prevalence=nan),
-        figures.confusion_figure(metrics, threshold=0.5),
+        figures.confusion_figure(metrics, classes=CLASSES, threshold=0.5),
         figures.bands_figure(bands, threshold=0.5),
-        figures.histogram_figure([], [], threshold=0.5),
-        figures.reliability_figure(reliability([], [], bins=2), ece=nan),
+        figures.histogram_figure([], [], classes=CLASSES, threshold=0.5),
+        figures.reliability_figure(reliability([], [], bins=2), positives="nodules", ece=nan),
     ]
     for number, figure in enumerate(drawn):
         figures.write_figure(figure, tmp_path / f"{number}.png")
@@ -116,7 +117,7 @@ def test_the_curves_are_drawn_from_their_points():
 def test_the_confusion_matrix_has_the_truth_down_and_the_call_across():
     is_nodule, scores = [False] * 4 + [True] * 2, [0.1, 0.1, 0.1, 0.9, 0.1, 0.9]
     axes = figures.confusion_figure(
-        classification_metrics(is_nodule, scores, scores, threshold=0.5), threshold=0.5
+        classification_metrics(is_nodule, scores, scores, threshold=0.5), classes=CLASSES, threshold=0.5
     ).axes[0]
     assert texts(axes) == ["3\n75.0 %", "1\n25.0 %", "1\n50.0 %", "1\n50.0 %"]
     assert axes.get_ylabel() == "annotated as" and axes.get_xlabel() == "classified as"
@@ -138,14 +139,15 @@ def test_bands_say_how_many_nodules_they_stand_on():
 
 
 def test_reliability_shows_the_bins_that_hold_candidates():
-    axes = figures.reliability_figure(reliability([0, 1, 1], [0.2, 0.4, 0.9], bins=2), ece=0.2).axes[0]
+    curve = reliability([0, 1, 1], [0.2, 0.4, 0.9], bins=2)
+    axes = figures.reliability_figure(curve, positives="nodules", ece=0.2).axes[0]
     assert axes.get_title() == "Reliability: calibration error 0.200"
     assert axes.lines[1].get_xydata().tolist() == [[pytest.approx(0.3), 0.5], [0.9, 1.0]]
     assert texts(axes) == ["2", "1"]
 
 
 def test_the_histogram_counts_each_class():
-    axes = figures.histogram_figure(IS_NODULE, SCORES, threshold=0.5).axes[0]
+    axes = figures.histogram_figure(IS_NODULE, SCORES, classes=CLASSES, threshold=0.5).axes[0]
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["other: 2", "nodule: 2", "threshold 0.5"]
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from lunaops.errors import InputError
 from lunaops.finetuning import freeze, init_from
 from lunaops.model import LunaModel, write_model
+from lunaops.task import MALIGNANCY, NODULE
 
 SIZE = (16, 16, 16)
 PARTS = ["tail_batchnorm", "block1", "block2", "block3", "block4", "head_linear"]
@@ -32,18 +33,18 @@ def taken_over(model: LunaModel, start: LunaModel) -> list[str]:
 def test_every_layer_is_taken_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, start = model_of(0), model_of(1)
     with caplog.at_level(logging.INFO):
-        init_from(model, on_disk(tmp_path / "best", start))
+        init_from(model, on_disk(tmp_path / "best", start), NODULE)
     assert taken_over(model, start) == PARTS
     assert "best: its blocks, and its head" in caplog.text
 
 
-def test_a_fresh_head_stays_as_it_was_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_classes_get_the_blocks_and_a_fresh_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, start = model_of(0), model_of(1)
     with caplog.at_level(logging.INFO):
-        init_from(model, on_disk(tmp_path, start), fresh_head=True)
+        init_from(model, on_disk(tmp_path, start), MALIGNANCY)
     assert taken_over(model, start) == PARTS[:-1]
     assert taken_over(model, model_of(0)) == ["head_linear"]
-    assert caplog.text.strip().endswith("its blocks, but a fresh head")
+    assert caplog.text.strip().endswith("a fresh head: it was made for model.task nodule, this is malignancy")
 
 
 @pytest.mark.parametrize("size", [(16, 32, 16), (16, 16, 32)])
@@ -53,7 +54,7 @@ def test_crops_of_another_size_get_the_blocks_and_a_fresh_head(
     """(16, 16, 32) has as many inputs to the head as (16, 32, 16), but at other places."""
     model, start = model_of(0, size), model_of(1, (16, 32, 16))
     with caplog.at_level(logging.INFO):
-        init_from(model, on_disk(tmp_path, start))
+        init_from(model, on_disk(tmp_path, start), NODULE)
     fits = size == (16, 32, 16)
     assert taken_over(model, start) == (PARTS if fits else PARTS[:-1])
     assert ("a fresh head: it was made for crops of (16, 32, 16), these are (16, 16, 32)" in caplog.text) != fits
@@ -61,18 +62,18 @@ def test_crops_of_another_size_get_the_blocks_and_a_fresh_head(
 
 def test_a_crop_a_little_larger_keeps_the_head(tmp_path: Path) -> None:
     model, start = model_of(0, (16, 20, 31)), model_of(1)
-    init_from(model, on_disk(tmp_path, start))
+    init_from(model, on_disk(tmp_path, start), NODULE)
     assert taken_over(model, start) == PARTS
 
 
 def test_another_number_of_channels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"first block has 3 channels, model.channels is 2: set model.channels to 3"):
-        init_from(model_of(0), on_disk(tmp_path, model_of(1, channels=3)))
+        init_from(model_of(0), on_disk(tmp_path, model_of(1, channels=3)), NODULE)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no usable model"):
-        init_from(model_of(0), tmp_path / "nowhere")
+        init_from(model_of(0), tmp_path / "nowhere", NODULE)
 
 
 def trained_parts(model: LunaModel) -> list[str]:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from lunaops.metrics import (
-    average_precision,
     classification_metrics,
     metrics_of_others,
     precision_recall,
+    ranking,
     roc,
     sensitivity_by_diameter,
     wilson_interval,
@@ -200,5 +200,5 @@ def test_wilsons_interval_is_scipys_and_undefined_of_nothing():
 
 def test_average_precision_is_that_of_the_metrics():
     metrics = classification_metrics(IS_NODULE, SCORES, LOSSES, threshold=0.5)
-    assert average_precision(IS_NODULE, SCORES) == metrics["average_precision"]
-    assert math.isnan(average_precision([False], [0.5]))
+    assert ranking(IS_NODULE, SCORES) == {name: metrics[name] for name in ("roc_auc", "average_precision")}
+    assert math.isnan(ranking([False], [0.5])["average_precision"])

@@ -75,8 +75,8 @@ def test_the_gallery_has_the_extremes_of_each_split() -> None:
         ("test", False, 0.2),
         ("val", False, 0.1),
     )
-    assert choose_gallery(table, 1).tolist() == [0, 2, 3, 5]
-    assert choose_gallery(table, 0).tolist() == []
+    assert choose_gallery(table, "is_nodule", 1).tolist() == [0, 2, 3, 5]
+    assert choose_gallery(table, "is_nodule", 0).tolist() == []
 
 
 def test_the_gallery_holds_the_planes_through_the_centre_row_for_row(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from lunaops.metrics import classification_metrics
 from lunaops.model import LunaModel, read_model
 from lunaops.record import TrainingRecord
 from lunaops.scoring import NOTHING
+from lunaops.task import NODULE
 from lunaops.training import EpochResult
 
 SIZE = (16, 16, 16)
+OF = {"geometry": Geometry(SIZE, (-1000, 1000), -1000), "task": NODULE}
 METRICS = classification_metrics([True, False], [0.9, 0.1], [0.1, 0.1], threshold=0.5)
 
 
@@ -25,9 +27,7 @@ def result(epoch: int, *, val: dict[str, float]) -> EpochResult:
 
 
 def recorded(folder: Path, results: list[EpochResult], best_by: str = "roc_auc") -> TrainingRecord:
-    record = TrainingRecord(
-        folder / "models", folder / "reports", best_by=best_by, geometry=Geometry(SIZE, (-1000, 1000), -1000)
-    )
+    record = TrainingRecord(folder / "models", folder / "reports", best_by=best_by, **OF)
     for one in results:
         record.add(one, LunaModel(SIZE))
     return record
@@ -102,9 +102,7 @@ def test_a_record_given_back_elsewhere_writes_the_same_files_and_goes_on(tmp_pat
     results = [result(epoch, val={"roc_auc": value}) for epoch, value in enumerate([0.6, math.nan, 0.9, 0.7], start=1)]
     model = LunaModel(SIZE)
     records = {
-        folder: TrainingRecord(
-            folder / "models", folder / "reports", best_by="roc_auc", geometry=Geometry(SIZE, (-1000, 1000), -1000)
-        )
+        folder: TrainingRecord(folder / "models", folder / "reports", best_by="roc_auc", **OF)
         for folder in (whole, first, tmp_path / "second")
     }
     for one in results:

@@ -30,7 +30,7 @@ def test_scores_are_of_the_class_nodule_and_in_the_order_of_the_table() -> None:
     assert scored.row.tolist() == list(range(12))
     np.testing.assert_allclose(scored.score, wanted, atol=1e-5)
     np.testing.assert_allclose(
-        scored.loss, -np.log(np.where(scored.is_nodule == 1, scored.score, 1 - scored.score)), rtol=1e-3
+        scored.loss, -np.log(np.where(scored.is_positive == 1, scored.score, 1 - scored.score)), rtol=1e-3
     )
 
 

@@ -62,7 +62,7 @@ def test_the_best_f1_is_the_highest_of_several():
 def test_no_other_score_has_a_higher_f1(rows):
     label, score = (np.array(column) for column in zip(*rows, strict=True))
     if not label.any():
-        with pytest.raises(InputError, match=r"best_f1: no candidate of val is a nodule's.*fixed"):
+        with pytest.raises(InputError, match=r"best_f1: no candidate of val is positive.*fixed"):
             best_f1(label, score)
         return
     f1_of = {t: sklearn.metrics.f1_score(label, score >= t) for t in np.unique(score)}

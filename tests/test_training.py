@@ -124,7 +124,7 @@ def test_one_step_is_the_optimisers_step_on_the_mean_loss_of_the_batch() -> None
     (result,) = run(params, trained)
     batch = data("train").__getitems__(result.train.row.tolist())
     optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.01, momentum=0.9)
-    F.cross_entropy(by_hand(batch.hu.float())[0], batch.is_nodule).backward()
+    F.cross_entropy(by_hand(batch.hu.float())[0], batch.is_positive).backward()
     optimizer.step()
     for mine, its in zip(trained.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
@@ -138,7 +138,7 @@ def test_the_gradient_of_one_batch_does_not_add_to_the_next() -> None:
     for rows in np.split(result.train.row, 2):
         batch = data("train").__getitems__(rows.tolist())
         optimizer.zero_grad()
-        F.cross_entropy(by_hand(batch.hu.float())[0], batch.is_nodule).backward()
+        F.cross_entropy(by_hand(batch.hu.float())[0], batch.is_positive).backward()
         optimizer.step()
     for mine, its in zip(trained.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-4)
@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others() -> None:
 def test_nothing_kept_has_a_graph_and_everything_is_one_row_a_sample() -> None:
     for result in run():
         for scored, samples in ((result.train, 16), (result.val, 12)):
-            for column in (scored.row, scored.is_nodule, scored.score, scored.loss):
+            for column in (scored.row, scored.is_positive, scored.score, scored.loss):
                 assert isinstance(column, np.ndarray)
                 assert column.shape == (samples,)
 

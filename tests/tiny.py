@@ -44,6 +44,7 @@ def make_tiny(folder: Path, **train: Any) -> dict[str, Path]:
     blocks = build_blocks(scans, candidates, raw=folder / "raw", geometry=geometry, folder=folder / "crops", workers=1)
     write_manifest(Manifest(geometry, tuple(blocks)), folder / "crops.json")
     write_table(candidates, folder / "candidates.parquet")
+    write_table(pd.DataFrame({"nodule_id": []}), folder / "nodules.parquet")
     write_table(scans.assign(spacing="[1.0, 1.0, 1.0]"), folder / "scans.csv")
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     tree["train"] |= PARAMS | train
@@ -51,6 +52,7 @@ def make_tiny(folder: Path, **train: Any) -> dict[str, Path]:
         YAML(typ="safe").dump(tree, file)
     return {
         "candidates": folder / "candidates.parquet",
+        "nodules": folder / "nodules.parquet",
         "scans": folder / "scans.csv",
         "manifest": folder / "crops.json",
         "raw": folder / "raw",

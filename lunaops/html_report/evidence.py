@@ -10,6 +10,7 @@ from lunaops.html_report.material import Material
 from lunaops.html_report.page import Picture, PictureRow, Section, Table, Text
 from lunaops.scan_figures import CROP_FIELD_MM, LUNG_HU, OBLIQUE_DEGREES
 from lunaops.tables import XYZ, grid_of
+from lunaops.task import Task
 from lunaops.views import hanging
 
 COUNTED = {  # in data.json -> the column's heading
@@ -28,15 +29,15 @@ def galleries(material: Material) -> Section:
 
     def picture(row: Any) -> Picture:
         grid = grids[row.series_uid]
-        return Picture(
-            crop_png(material.pictures[row.candidate_id], grid), CROP_PNG_SIZE, _seen(row), _facts(row, grid)
-        )
+        png, seen = crop_png(material.pictures[row.candidate_id], grid), _seen(row, material.evaluation.task)
+        return Picture(png, CROP_PNG_SIZE, seen, _facts(row, grid))
 
     rows = []
     for gallery in report.galleries(material.evaluation, material.pictures):
         pictures = [picture(row) for row in gallery.shown.itertuples()]
         rows.append(PictureRow(f"{gallery.title}: {len(pictures)} of {gallery.total:,}", pictures))
-    never = material.evaluation.froc.false_negatives
+    detection = material.evaluation.detection
+    never = detection.froc.false_negatives if detection else 0
     unseen = [Text(f"Nodules that no candidate marks, so that none can be shown: {never:,}.")] if never else []
     return Section("galleries", "Worst and best", [Text(_how_to_look()), *unseen, *rows])
 
@@ -107,9 +108,9 @@ def _how_to_look() -> str:
     )
 
 
-def _seen(candidate: Any) -> str:
-    kind = "A nodule" if candidate.is_nodule else "Not a nodule"
-    size = f" of {candidate.diameter_mm:.1f} mm" if candidate.diameter_mm > 0 else ""
+def _seen(candidate: Any, task: Task) -> str:
+    kind = task.classes[int(getattr(candidate, task.label))].capitalize()
+    size = f", of {candidate.diameter_mm:.1f} mm" if candidate.diameter_mm > 0 else ""
     return f"{kind}{size}, scored {candidate.score:.3f}: candidate {candidate.candidate_id} in three planes"
 
 

@@ -1,5 +1,8 @@
 """The page's sections of numbers and curves."""
 
+from collections.abc import Mapping
+
+from lunaops.detection import Detection
 from lunaops.figures import rate_text
 from lunaops.html_report.chart_svg import inline_svg
 from lunaops.html_report.digits import decimal, difference, interval, share
@@ -10,6 +13,7 @@ COMPARED = {  # metric -> what a reader calls it and its digits; the sensitiviti
     "cpm": ("CPM", 3),
     "average_precision": ("Average precision", 3),
     "roc_auc": ("ROC AUC", 3),
+    "by_diameter/roc_auc": ("ROC AUC by diameter alone", 3),
     "pr/precision": ("Precision", 3),
     "pr/recall": ("Recall", 3),
     "pr/f1_score": ("F1", 3),
@@ -26,20 +30,26 @@ def headline(material: Material) -> Section:
     """What a reader looks for first, and the sensitivities that make the CPM."""
     evaluation, metrics = material.evaluation, material.evaluation.metrics
     ranked = [
-        Number(label, decimal(metrics[name]), f"95 %: {ends}" if (ends := interval(metrics, name)) else "")
-        for name, label in (("cpm", "CPM"), ("average_precision", "Average precision"), ("roc_auc", "ROC AUC"))
+        Number(COMPARED[name][0], decimal(metrics[name]), f"95 %: {ends}" if (ends := interval(metrics, name)) else "")
+        for name in ("cpm", "average_precision", "roc_auc", "by_diameter/roc_auc")
+        if name in metrics
     ]
     at_threshold = f"at threshold {evaluation.threshold:.3g}"
-    counted = [
-        Number(
-            "Nodules marked", f"{evaluation.froc.true_positives:,}", f"of {evaluation.froc.nodules:,}, at any score"
-        ),
+    classified = [
         Number("Precision", decimal(metrics["pr/precision"]), at_threshold),
         Number("Recall", decimal(metrics["pr/recall"]), at_threshold),
     ]
-    return Section(
-        "numbers", "The numbers", [Numbers([*ranked, *counted]), _rates(material), *_about_intervals(material)]
-    )
+    if evaluation.detection is None:
+        said = Text(
+            f"Nodules are told apart here, {evaluation.task.negative} and {evaluation.task.positive}, and not searched "
+            "for: FROC, CPM and sensitivity per scan, which count what is found, are not defined. By diameter alone is "
+            "the ranking of the nodules by their size, which asks for no model."
+        )
+        return Section("numbers", "The numbers", [Numbers([*ranked, *classified]), said, *_about_intervals(material)])
+    froc = evaluation.detection.froc
+    marked = Number("Nodules marked", f"{froc.true_positives:,}", f"of {froc.nodules:,}, at any score")
+    numbers, rates = Numbers([*ranked, marked, *classified]), _rates(evaluation.detection, metrics)
+    return Section("numbers", "The numbers", [numbers, rates, *_about_intervals(material)])
 
 
 def against_earlier(material: Material) -> Section | None:
@@ -47,16 +57,16 @@ def against_earlier(material: Material) -> Section | None:
     if material.earlier is None:
         return None
     new, old = material.evaluation.metrics, material.earlier.metrics
-    rates = {f"sensitivity_at/{rate:g}": rate_text(rate) for rate in material.evaluation.froc.sensitivity_at}
+    rates = {f"sensitivity_at/{rate:g}": rate_text(rate) for rate in material.evaluation.params.fps_per_scan}
     named = {name: (f"Sensitivity at {rate}", 3) for name, rate in rates.items()}
     first, *others = COMPARED.items()
     rows = [
         [label, decimal(old[name], digits), decimal(new[name], digits), difference(old[name], new[name], digits)]
         for name, (label, digits) in dict([first, *named.items(), *others]).items()
-        if name in old
+        if name in old and name in new
     ]
     said = f"The previous run is metrics.json as it was last committed, in {material.earlier.commit[:7]}."
-    if any(old.get(name) != new[name] for name in ("froc/nodules", "num_scans")):
+    if any(old.get(name) != new.get(name) for name in ("froc/nodules", "num_scans")):
         said += " It was evaluated on other scans or nodules: the two do not compare."
     elif all(row[-1] == "0" for row in rows):
         said += " No number differs."
@@ -66,33 +76,30 @@ def against_earlier(material: Material) -> Section | None:
 
 
 def curves(material: Material) -> Section:
-    """FROC, precision and recall, ROC."""
-    metrics, froc = material.evaluation.metrics, material.evaluation.froc
-    points = ", ".join(f"{decimal(value, 2)} at {rate_text(rate)}" for rate, value in froc.sensitivity_at.items())
+    """FROC where there is one, precision and recall, ROC."""
+    evaluation, metrics = material.evaluation, material.evaluation.metrics
     area, average = decimal(metrics["roc_auc"]), decimal(metrics["average_precision"])
-    return Section(
-        "curves",
-        "Curves",
-        [
-            _charts(
-                material,
-                froc=(
-                    f"FROC curve: sensitivity {points} false positives per scan.",
-                    "Sensitivity over all annotated nodules, false positives over all scans; the dots make the CPM.",
-                ),
-                precision_recall=(
-                    f"Precision over recall; average precision {average}.",
-                    "Over candidates. The dotted line is the precision of calling every candidate a nodule.",
-                ),
-                roc=(f"ROC curve; the area is {area}.", "Over candidates."),
-            )
-        ],
+    said = {}
+    if evaluation.detection is not None:
+        rates = evaluation.detection.froc.sensitivity_at.items()
+        points = ", ".join(f"{decimal(value, 2)} at {rate_text(rate)}" for rate, value in rates)
+        said["froc"] = (
+            f"FROC curve: sensitivity {points} false positives per scan.",
+            "Sensitivity over all annotated nodules, false positives over all scans; the dots make the CPM.",
+        )
+    said["precision_recall"] = (
+        f"Precision over recall; average precision {average}.",
+        f"Over candidates. The dotted line is the precision of calling every candidate {evaluation.task.positive}.",
     )
+    said["roc"] = (f"ROC curve; the area is {area}.", "Over candidates.")
+    return Section("curves", "Curves", [_charts(material, **said)])
 
 
-def by_diameter(material: Material) -> Section:
-    """Nodules found, by their diameter."""
-    bands, threshold = material.evaluation.bands, material.evaluation.threshold
+def by_diameter(material: Material) -> Section | None:
+    """Nodules found, by their diameter; no section where they are not searched for."""
+    if material.evaluation.detection is None:
+        return None
+    bands, threshold = material.evaluation.detection.bands, material.evaluation.threshold
     rows = [
         [f"{band.low_mm:g} to {band.high_mm:g}", f"{band.nodules:,}", f"{band.found:,}", decimal(sensitivity)]
         for band, sensitivity in zip(bands.itertuples(), bands["sensitivity"].tolist(), strict=True)
@@ -124,24 +131,25 @@ def by_scan(material: Material) -> Section:
 
 def at_threshold(material: Material) -> Section:
     """The confusion matrix, each class on its own, and the scores that the threshold divides."""
-    metrics = material.evaluation.metrics
+    metrics, (negative, positive) = material.evaluation.metrics, material.evaluation.task.classes
     hits, rejections = metrics["num_correct_pos"], metrics["num_correct_neg"]
     misses, alarms = metrics["num_pos"] - hits, metrics["num_neg"] - rejections
     confusion = Table(
         "Candidates by annotated class (rows) and the class that the score gives them (columns)",
-        ["", "called nodule", "called other", "all"],
-        [["nodule", *_counts(hits, misses)], ["other", *_counts(alarms, rejections)]],
+        ["", f"called {positive}", f"called {negative}", "all"],
+        [[positive, *_counts(hits, misses)], [negative, *_counts(alarms, rejections)]],
     )
     classes = Table(
         "Each class on its own",
         ["Class", "Precision", "Recall", "F1", "Specificity"],
         [
-            ["nodule", *_of_class(hits, misses, alarms, rejections)],
-            ["other", *_of_class(rejections, alarms, misses, hits)],
+            [positive, *_of_class(hits, misses, alarms, rejections)],
+            [negative, *_of_class(rejections, alarms, misses, hits)],
         ],
     )
     said = (
-        f"Histogram of the scores of {hits + misses:,.0f} candidates of nodules and {alarms + rejections:,.0f} others."
+        f"Histogram of the scores of {hits + misses:,.0f} candidates of class {positive} and "
+        f"{alarms + rejections:,.0f} of class {negative}."
     )
     chart = _charts(material, scores=(said, "Candidates are counted on a logarithmic axis."))
     return Section("threshold", f"At threshold {material.evaluation.threshold:.3g}", [confusion, classes, chart])
@@ -157,8 +165,9 @@ def calibration(material: Material) -> Section:
     scaled = (
         "" if point.temperature == 1 else f" Scores are scaled by temperature {point.temperature:.3g}, fitted on val."
     )
-    said = f"Calibrated, a score is the share of nodules among the candidates that have it.{scaled}"
-    chart = _charts(material, reliability=("Share of nodules over the score, in bins of the score.", ""))
+    positives = material.evaluation.task.positives
+    said = f"Calibrated, a score is the share of {positives} among the candidates that have it.{scaled}"
+    chart = _charts(material, reliability=(f"Share of {positives} over the score, in bins of the score.", ""))
     table = Table("Calibration", ["Scores", "Expected calibration error", "Brier score"], rows)
     return Section("calibration", "Calibration", [Text(said), chart, table])
 
@@ -169,26 +178,24 @@ def against_baseline(material: Material) -> Section | None:
     return None if comparison is None else Section("baseline", "Against the baseline", [Text(comparison.sentence)])
 
 
-def _rates(material: Material) -> Table:
-    metrics = material.evaluation.metrics
+def _rates(detection: Detection, metrics: Mapping[str, float]) -> Table:
     columns = ["False positives per scan", "Sensitivity"]
-    rows = [
-        [rate_text(rate), decimal(sensitivity)] for rate, sensitivity in material.evaluation.froc.sensitivity_at.items()
-    ]
-    if material.evaluation.intervals is not None:
+    rates = detection.froc.sensitivity_at
+    rows = [[rate_text(rate), decimal(sensitivity)] for rate, sensitivity in rates.items()]
+    if detection.intervals is not None:
         columns.append("95 % interval")
-        for row, rate in zip(rows, material.evaluation.froc.sensitivity_at, strict=True):
+        for row, rate in zip(rows, rates, strict=True):
             row.append(interval(metrics, f"sensitivity_at/{rate:g}"))
     return Table("Sensitivity by LUNA16's rules; the CPM is the mean", columns, rows)
 
 
 def _about_intervals(material: Material) -> list[Text]:
-    intervals = material.evaluation.intervals
-    if intervals is None:
+    params = material.evaluation.params
+    if not params.bootstraps:
         return []
     return [
         Text(
-            f"Intervals: the middle 95 % of {intervals.num_draws:,} bootstraps over scans (seed {intervals.seed}), so "
+            f"Intervals: the middle 95 % of {params.bootstraps:,} bootstraps over scans (seed {params.seed}), so "
             "how far a number would move had other scans been drawn; they say nothing of another training."
         )
     ]

@@ -29,7 +29,7 @@ FOOT = (
 def write_report(material: Material, path: Path) -> None:
     """Write the page: one file that runs no script and asks nothing of a network."""
     evaluation = material.evaluation
-    scans, nodules = evaluation.metrics["num_scans"], evaluation.froc.nodules
+    scans, nodules = evaluation.metrics["num_scans"], evaluation.num_nodules
     page = render_page(
         f"Evaluation of the {evaluation.params.split} split",
         f"{scans:,.0f} scans, {nodules:,} nodules, {len(evaluation.predictions):,} candidates. "

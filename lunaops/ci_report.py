@@ -85,8 +85,10 @@ def judge(changes: Changes, *, split: str, max_cpm_drop: float, task: Task = NOD
     old, new = changes.metrics.get(task.telling, (None, None))
     if new is None:
         return Verdict(False, f"there is no {what} of split {split}")
-    was = changes.params.get("model.task", (task.name, task.name))[0] or NODULE.name  # a base without it had no other
-    if old is not None and was != task.name:
+    was, _ = changes.params.get("model.task", (task.name, task.name))
+    if was is None and old is not None:  # a base from before there were tasks
+        was = NODULE.name
+    if was not in (None, task.name):
         return Verdict(False, f"model.task is {task.name}, of the base {was}: the two do not compare")
     if old is None:
         ending = f".{task.telling}"

@@ -7,7 +7,8 @@ import pytest
 from repository import call, change, commit, copy_of, stages_run
 
 from lunaops.ci_plan import Plan
-from lunaops.ci_report import Changes, Pair, as_markdown, judge, workflow_link
+from lunaops.ci_report import Changes, Pair, Verdict, as_markdown, judge, workflow_link
+from lunaops.task import MALIGNANCY
 
 CURVE = {"sensitivity_at/0.125": (0.5, 0.25), "sensitivity_at/1": (0.75, 0.5), "sensitivity_at/8": (1.0, 1.0)}
 
@@ -37,6 +38,32 @@ def test_the_gate_does_not_open_by_evaluating_another_split() -> None:
     verdict = judge(changes((None, 0.9), {"val.cpm": (0.95, None)}), split="test", max_cpm_drop=0.02)
     assert not verdict.is_passed
     assert "the base has only val.cpm" in verdict.reason
+
+
+def of_malignancy(was: str | None, roc_auc: Pair) -> Verdict:
+    found = Changes(
+        "b" * 40, {"model.task": (was, "malignancy")} if was != "malignancy" else {}, {"roc_auc": roc_auc}, {}
+    )
+    return judge(found, split="test", max_cpm_drop=0.02, task=MALIGNANCY)
+
+
+@pytest.mark.parametrize(
+    ("was", "roc_auc", "is_passed", "reason"),
+    [
+        ("malignancy", (0.9, 0.89), True, "ROC AUC of split test 0.9000 → 0.8900, −0.01; `ci.max_cpm_drop` allows"),
+        ("malignancy", (0.9, 0.8), False, "0.9000 → 0.8000, −0.1"),
+        ("malignancy", (0.9, None), False, "there is no ROC AUC of split test"),
+        ("nodule", (0.9, 0.95), False, "model.task is malignancy, of the base nodule: the two do not compare"),
+        (None, (0.9, 0.95), False, "model.task is malignancy, of the base nodule: the two do not compare"),
+        (None, (None, 0.95), True, "the base has none to compare with"),
+    ],
+)
+def test_of_the_task_without_a_cpm_the_roc_auc_is_judged(
+    was: str | None, roc_auc: Pair, is_passed: bool, reason: str
+) -> None:
+    verdict = of_malignancy(was, roc_auc)
+    assert verdict.is_passed is is_passed
+    assert reason in verdict.reason
 
 
 def comment(found: Changes, plan: Plan | None = None) -> str:

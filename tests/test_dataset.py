@@ -55,6 +55,14 @@ def test_a_batch_is_int16_with_one_channel() -> None:
     assert (batch.hu.shape, batch.hu.dtype, batch.is_positive.dtype) == ((1, 1, *SIZE), torch.int16, torch.int64)
 
 
+def test_a_candidate_without_a_label_is_left_out_and_the_others_keep_their_crops() -> None:
+    table = CANDIDATES.assign(is_malignant=pd.array([None, True, None, False], "boolean"))
+    dataset = CropDataset(table, FilledCrops(), label="is_malignant")
+    batch = dataset.__getitems__([0, 1])
+    assert (batch.hu[:, 0, 0, 0, 0].tolist(), batch.is_positive.tolist()) == ([100, 201], [1, 0])
+    assert dataset.table["is_malignant"].dtype == bool
+
+
 def test_one_series_can_be_asked_for() -> None:
     dataset = CropDataset(CANDIDATES, FilledCrops(), series_uid="1")
     assert dataset.table["series_uid"].tolist() == ["1", "1"]

@@ -10,7 +10,8 @@ from PIL import Image
 from lunaops.errors import InputError
 from lunaops.evaluation import evaluate, headline, told, tracked_metrics
 from lunaops.params import EvaluateParams
-from lunaops.report import gallery_figures, read_gallery, write_metrics, write_pictures, write_tables
+from lunaops.report import charts, gallery_figures, read_gallery, write_metrics, write_pictures, write_tables
+from lunaops.task import MALIGNANCY
 
 PARAMS = {
     "split": "test",
@@ -305,3 +306,64 @@ def test_a_gallery_that_is_missing_or_not_whole_is_named(tmp_path):
     np.savez(tmp_path / "gallery.npz", candidate_id=np.zeros(0), transverse=np.zeros(0))
     with pytest.raises(InputError, match=r"lacks coronal, sagittal"):
         read_gallery(tmp_path / "gallery.npz")
+
+
+# Of malignant nodules: 1 (8 mm) and 3 (of val). Of benign ones: 0 (5 mm, twice) and 4, larger than 1 but scored lower.
+TOLD_APART = [(10, "a", 0, False, 0.9), (11, "a", 0, False, 0.3), (12, "b", 1, True, 0.6), (13, "b", 4, False, 0.2)]
+
+
+def told_apart_tables():
+    frames = tables()
+    frames["nodules"].loc[4] = (4, "b", 50.0, 9.0, 0.0, 0.0)
+    columns = ["candidate_id", "series_uid", "nodule_id", "is_malignant", "score"]
+    rows = pd.DataFrame(TOLD_APART, columns=columns).assign(split="test", is_nodule=True, x=0.0, y=0.0, z=0.0)
+    return {**frames, "predictions": rows.assign(diameter_mm=0.0, loss=1.0), "task": MALIGNANCY}
+
+
+def told_apart(**params):
+    return evaluated(told_apart_tables(), **params)
+
+
+def test_nodules_told_apart_have_no_number_of_scans_and_one_by_diameter_alone():
+    metrics = told_apart().metrics
+    assert not {name for name in metrics if name.startswith(("cpm", "froc", "sensitivity", "at_threshold"))}
+    assert (metrics["num_pos"], metrics["num_neg"], metrics["correct/pos"]) == (1, 3, 100)
+    assert metrics["roc_auc"] == metrics["by_diameter/roc_auc"] == pytest.approx(2 / 3)  # each has another above it
+    line = headline(told_apart(bootstraps=0))
+    assert line.startswith(
+        "test: ROC AUC 0.667 (0.667 by diameter alone), average precision 0.500; 1 candidates of mal"
+    )
+
+
+def test_pictures_and_tables_of_nodules_told_apart_name_the_two(tmp_path):
+    write_tables(told_apart(), tmp_path)
+    assert pd.read_csv(tmp_path / "confusion.csv").value_counts().to_dict() == {
+        ("benign", "benign"): 2,
+        ("benign", "malignant"): 1,
+        ("malignant", "malignant"): 1,
+    }
+    assert {path.stem for path in tmp_path.glob("*.csv")} == {"roc", "precision_recall", "confusion", "reliability"}
+    assert {name for name, _ in charts(told_apart())} == {
+        "roc",
+        "precision_recall",
+        "confusion",
+        "scores",
+        "reliability",
+    }
+    assert list(captions(told_apart(), range(10, 14), tmp_path)) == [
+        "Benign nodules scored at least 0.5, highest first: 1 of 1",
+        "Malignant nodules with no score from 0.5 on, lowest first: 0 of 0",
+        "Malignant nodules scored at least 0.5, highest first: 1 of 1",
+    ]
+
+
+def test_predictions_of_another_task_are_refused():
+    with pytest.raises(InputError, match="no column is_malignant, so they are not of model.task malignancy"):
+        evaluated({"task": MALIGNANCY})
+
+
+def test_two_that_tell_nodules_apart_compare_by_their_ranking():
+    baseline = told_apart().predictions.assign(score=[0.1, 0.2, 0.6, 0.3])
+    compared = evaluated({**told_apart_tables(), "baseline": baseline}).comparison
+    assert list(compared.differences) == ["roc_auc", "average_precision"]
+    assert compared.differences["roc_auc"].difference == pytest.approx(-1 / 3)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lunaops.errors import InputError
-from lunaops.model import LunaModel, read_model, write_model
+from lunaops.model import LunaModel, read_model, read_task, write_model
+from lunaops.task import MALIGNANCY
 
 SMALL = (16, 16, 16)
 
@@ -105,6 +106,15 @@ def test_a_model_is_rebuilt_from_its_folder_alone(tmp_path: Path) -> None:
     x = torch.randn(2, 1, *SMALL)
     assert torch.equal(model(x)[0], again(x)[0])
     assert json.loads((tmp_path / "best" / "model.json").read_text())["epoch"] == 3
+
+
+def test_a_model_of_other_classes_is_refused_and_one_that_does_not_say_is_of_nodules(tmp_path: Path) -> None:
+    write_model(LunaModel(SMALL), tmp_path / "mal", {"task": MALIGNANCY.facts})
+    write_model(LunaModel(SMALL), tmp_path / "old", {})
+    assert (read_task(tmp_path / "mal"), read_task(tmp_path / "old")) == ("malignancy", "nodule")
+    read_model(tmp_path / "old", "nodule")
+    with pytest.raises(InputError, match="mal: a model of model.task malignancy, params.yaml says nodule: train again"):
+        read_model(tmp_path / "mal", "nodule")
 
 
 @pytest.mark.parametrize("broken", ["model.json", "weights.safetensors"])

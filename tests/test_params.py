@@ -135,3 +135,13 @@ def test_flattened_has_every_parameter_by_its_full_key() -> None:
     flat = read_params(ROOT / "params.yaml").flattened()
     assert set(flat) == {f"{section}.{key}" for section, keys in tree().items() for key in keys}
     assert flat["crop.size_irc"] == [32, 48, 48]
+
+
+@pytest.mark.parametrize("rule", ["sensitivity", "fps_per_scan"])
+def test_a_threshold_by_scans_is_refused_where_nodules_are_told_apart(tmp_path: Path, rule: str) -> None:
+    changed = tree()
+    changed["evaluate"]["threshold_rule"] = rule
+    read_params(written(tmp_path, changed))
+    changed["model"]["task"] = "malignancy"
+    with pytest.raises(InputError, match=f"params.yaml: evaluate.threshold_rule {rule} counts what is found in scans"):
+        read_params(written(tmp_path, changed))

@@ -6,7 +6,6 @@ import pandas as pd
 
 from lunaops.errors import InputError
 from lunaops.params import TaskName
-from lunaops.splits import SPLITS
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def labelled(candidates: pd.DataFrame, nodules: pd.DataFrame, task: Task) -> pd.
         return candidates
     known = nodules.set_index("nodule_id")[task.label].astype("boolean")
     label = known.reindex(candidates["nodule_id"].where(candidates["is_nodule"], -1)).set_axis(candidates.index)
-    for split in SPLITS[:2]:
+    for split in ("train", "val"):
         of_split = candidates["split"] == split
         if of_split.any() and label[of_split].isna().all():
             raise InputError(

@@ -60,7 +60,12 @@ def run_variant(variant: str, seed: int, folder: Path) -> dict[str, float]:
         table.loc[in_train, "is_nodule"] = shuffled
         candidates = folder / "candidates.parquet"
         write_table(table, candidates)
-    inputs = {"candidates": candidates, "manifest": Path("data/crops.json"), "raw": Path("data/raw")}
+    inputs = {
+        "candidates": candidates,
+        "nodules": Path("data/nodules.parquet"),
+        "manifest": Path("data/crops.json"),
+        "raw": Path("data/raw"),
+    }
     started = time.perf_counter()
     train.main(
         **inputs,

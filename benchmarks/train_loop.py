@@ -49,7 +49,7 @@ class OneByOne(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         batch = self._crops[index]
-        return plain(batch.hu, self._augment)[0], int(batch.is_nodule[0])
+        return plain(batch.hu, self._augment)[0], int(batch.is_positive[0])
 
 
 def make_crops(folder: Path) -> CropDataset:

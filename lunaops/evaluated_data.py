@@ -18,6 +18,7 @@ def evaluated_data(split: str, predictions: pd.DataFrame, reference: Reference) 
     Sorted, whatever the order and the other splits of the tables.
     """
     scans = reference.scans[reference.scans["split"] == split]
+    candidates = predictions[predictions["split"] == split]
     here = {
         name: table[table["series_uid"].isin(scans["series_uid"])]
         for name, table in (("nodules", reference.nodules), ("excluded findings", reference.excluded))
@@ -25,7 +26,7 @@ def evaluated_data(split: str, predictions: pd.DataFrame, reference: Reference) 
     return {
         "scans": _sorted(scans[["series_uid"]]),
         **{name: _sorted(table[_FINDING]) for name, table in here.items()},
-        "candidates": _sorted(predictions[predictions["split"] == split][["candidate_id", *SAME]]),
+        "candidates": _sorted(candidates[["candidate_id", *SAME, reference.task.label]]),
     }
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from lunaops.baseline import PREDICTIONS
-from lunaops.comparison import Difference, cpm_difference
+from lunaops.comparison import Difference, telling_difference
 from lunaops.errors import InputError
 from lunaops.evaluated_data import differences, evaluated_data
 from lunaops.params import EvaluateParams
 from lunaops.scored_split import Reference, scored_split
 from lunaops.tables import read_table
+from lunaops.task import task_of
 from lunaops.tracking import fetch_artifact
 from lunaops.tracking_query import ModelVersion
 
@@ -41,17 +42,21 @@ def read_evidence(version: ModelVersion, alias: str) -> Evidence:
     with tempfile.TemporaryDirectory() as folder:
         names = {"predictions": PREDICTIONS, **_REFERENCE}
         tables = {name: read_table(fetch_artifact(run_id, file, Path(folder))) for name, file in names.items()}
-    return Evidence(title, version.split, tables.pop("predictions"), Reference(**tables))
+    predictions = tables.pop("predictions")
+    return Evidence(title, version.split, predictions, Reference(**tables, task=task_of(predictions)))
 
 
 def compare_evidence(challenger: Evidence, champion: Evidence, params: EvaluateParams) -> Difference:
-    """The challenger's CPM less the champion's, both measured anew by `params` on the split of their evaluations.
+    """The challenger's CPM (of malignancy: ROC AUC) less the champion's, both measured anew by `params`.
 
     Both meet the same draws of scans. Raises InputError, which says how they differ, unless they were evaluated on the
     same scans, nodules, excluded findings and candidates.
     """
     both = challenger, champion
-    if challenger.split != champion.split:
+    tasks = [each.reference.task.name for each in both]
+    if len(set(tasks)) > 1:
+        differ = ["model.task " + " against ".join(tasks)]
+    elif challenger.split != champion.split:
         differ = [f"split {challenger.split} against {champion.split}"]
     else:
         differ = differences(*(evaluated_data(each.split, each.predictions, each.reference) for each in both))
@@ -61,7 +66,7 @@ def compare_evidence(challenger: Evidence, champion: Evidence, params: EvaluateP
             "evaluate both on the same, each with evaluate.register, and promote again"
         )
     this, other = (scored_split(each.split, each.predictions, each.reference, params) for each in both)
-    return cpm_difference(this, other, params)
+    return telling_difference(this, other, params)
 
 
 def objection(difference: Difference, margin: float) -> str | None:

@@ -14,7 +14,7 @@ from lunaops.tracking import Tracker
 from lunaops.tracking_registry import SPLIT_TAG
 
 REFERENCE = ("nodules", "excluded", "scans")  # the tables that `python -m lunaops promote` evaluates anew with
-_NUMBERS = ("cpm", "cpm_lo", "cpm_hi")
+_NUMBERS = ("cpm", "cpm_lo", "cpm_hi", "roc_auc", "roc_auc_lo", "roc_auc_hi")
 
 
 def register(
@@ -35,9 +35,10 @@ def register(
 
 
 def evidence_of(evaluation: Evaluation, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    """The split, its CPM with the interval where they are defined, and a hash of what they were measured on."""
+    """The split, CPM and ROC AUC with their intervals where defined, and a hash of what they were measured on."""
     split, numbers = evaluation.params.split, evaluation.metrics
-    data = evaluated_data(split, tables["predictions"], Reference(**{name: tables[name] for name in REFERENCE}))
+    reference = Reference(**{name: tables[name] for name in REFERENCE}, task=evaluation.task)
+    data = evaluated_data(split, tables["predictions"], reference)
     known = {name: numbers[name] for name in _NUMBERS if not math.isnan(numbers.get(name, math.nan))}
     return {
         SPLIT_TAG: split,

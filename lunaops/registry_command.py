@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lunaops.comparison import NAMES
 from lunaops.errors import InputError
 from lunaops.params import read_params
 from lunaops.promotion import compare_evidence, objection, read_evidence
@@ -14,7 +15,7 @@ from lunaops.tracking_registry import CHALLENGER, CHAMPION
 
 def promote(
     name: Annotated[str, typer.Argument(help="The registered model, as evaluate.register names it.")],
-    margin: Annotated[float, typer.Option(min=0, help="The CPM may be so much lower, and no more.")] = 0.0,
+    margin: Annotated[float, typer.Option(min=0, help="The CPM (ROC AUC, of malignancy) may be so much lower.")] = 0.0,
 ) -> None:
     """Make the challenger of a registered model its champion, if its CPM is not lower by more than the margin.
 
@@ -37,8 +38,10 @@ def promote(
         typer.echo(f"{said} already")
         return
     params = read_params(Path("params.yaml")).evaluate
-    difference = compare_evidence(read_evidence(challenger, CHALLENGER), read_evidence(champion, CHAMPION), params)
-    typer.echo(f"{name}: version {challenger.version} against {champion.version}: {difference.sentence('CPM')}")
+    ours, theirs = read_evidence(challenger, CHALLENGER), read_evidence(champion, CHAMPION)
+    difference = compare_evidence(ours, theirs, params)
+    metric = NAMES[ours.reference.task.telling]
+    typer.echo(f"{name}: version {challenger.version} against {champion.version}: {difference.sentence(metric)}")
     refused = objection(difference, margin)
     if refused is not None:
         raise InputError(f"{name}: version {champion.version} stays {CHAMPION}: {refused}")

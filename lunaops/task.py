@@ -47,6 +47,11 @@ MALIGNANCY = Task(
 TASKS = {task.name: task for task in (NODULE, MALIGNANCY)}
 
 
+def task_of(predictions: pd.DataFrame) -> Task:
+    """The task that a table of predictions is of."""
+    return MALIGNANCY if MALIGNANCY.label in predictions else NODULE
+
+
 def labelled(candidates: pd.DataFrame, nodules: pd.DataFrame, task: Task) -> pd.DataFrame:
     """All candidates, in their order, with the task's label: the table's own, else that of the nodule it is of.
 

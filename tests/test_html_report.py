@@ -173,8 +173,8 @@ def test_the_scans_with_the_most_missed_and_then_the_most_called_come_first(text
 
 def test_of_many_scans_the_worst_are_shown():
     evaluation = evaluated()
-    many = pd.concat([evaluation.scans] * 10)
-    page = part(numbers.by_scan, evaluation=replace(evaluation, scans=many))
+    many = replace(evaluation.detection, scans=pd.concat([evaluation.detection.scans] * 10))
+    page = part(numbers.by_scan, evaluation=replace(evaluation, detection=many))
     shown = rows(page, "Scans at threshold")[1:]
     assert [row[0] for row in shown] == ["b"] * 10 + ["c"] * 5 and "15 of 40" in page
 

@@ -110,9 +110,14 @@ def by_diameter(material: Material) -> Section | None:
     return Section("diameter", "By diameter", [chart, table])
 
 
-def by_scan(material: Material) -> Section:
-    """The scans with the most to look at: where nodules are missed, then where there are many false positives."""
-    scans, threshold = material.evaluation.scans, material.evaluation.threshold
+def by_scan(material: Material) -> Section | None:
+    """The scans with the most to look at: where nodules are missed, then where there are many false positives.
+
+    No section where nodules are not searched for.
+    """
+    if material.evaluation.detection is None:
+        return None
+    scans, threshold = material.evaluation.detection.scans, material.evaluation.threshold
     scans = scans.assign(missed=scans["nodules"] - scans["found"])
     worst = scans.sort_values(["missed", "false_positives", "series_uid"], ascending=[False, False, True])
     counted = ["nodules", "missed", "false_positives"]

@@ -191,3 +191,8 @@ def test_the_readme_has_no_gap_and_fits_on_a_few_screens() -> None:
     text = (ROOT / "README.md").read_text()
     assert "@@" not in text + (ROOT / "benchmarks" / "README.md").read_text()
     assert len(text.splitlines()) <= 150
+
+
+def test_the_launch_lines_give_train_the_options_that_dvc_yaml_gives() -> None:
+    options = " ".join(stages()["train"]["cmd"].split()[1:])
+    assert options in " ".join((ROOT / "docs" / "many-gpus.md").read_text().replace("\\\n", " ").split())

@@ -2,9 +2,11 @@
 
 import json
 import math
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
@@ -26,8 +28,10 @@ class LunaBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, I, R, C) to (N, channels, I // 2, R // 2, C // 2)."""
         x = self.relu(self.conv1(x))
-        # ReLU and max-pooling commute; pooling first leaves the ReLU an eighth of the work.
-        pooled: Tensor = self.relu(self.maxpool(self.conv2(x)))
+        x = self.conv2(x)
+        with _no_autocast(x.device):  # which on a CPU would pool in float32, for the same maxima
+            x = self.maxpool(x)
+        pooled: Tensor = self.relu(x)  # commutes with the pooling, which leaves it an eighth of the work
         return pooled
 
 
@@ -83,6 +87,11 @@ class LunaModel(nn.Module):
         if not self.tail_batchnorm.weight.requires_grad:
             self.tail_batchnorm.eval()
         return self
+
+
+def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Operations compute in the format of their input; an exported graph gets no trace of it."""
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 def _initialise(module: nn.Module, generator: Generator | None) -> None:

@@ -188,7 +188,7 @@ class TrainParams(_Section):
     best_by: Literal[
         "average_precision", "roc_auc", "pr/f1_score", "pr/recall", "pr/precision", "correct/all", "loss/all"
     ]
-    precision: Precision
+    precision: Literal["auto"] | Precision
     precision_tolerance: Annotated[float, Field(gt=0, le=1)]
     compile: bool
     deterministic: bool

@@ -2,7 +2,8 @@
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from copy import deepcopy
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,31 +25,42 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def trusted_precision(model: nn.Module, hu: Tensor, wanted: Precision, tolerance: float) -> Precision:
-    """`wanted`, if the scores of the crops `hu` (N, 1, I, R, C) differ by at most `tolerance` from those in fp32.
+def chosen_precision(wanted: Literal["auto"] | Precision, device: torch.device) -> Precision:
+    """`wanted`; "auto" is bf16 where the device multiplies such numbers itself, and quicker than fp32; else fp32.
 
-    Else fp32, with a warning: low-precision 3-D convolutions are silently wrong on some library versions.
+    These are GPUs of compute capability 8.0 (Ampere) or newer and CPUs with AMX. Elsewhere bf16 is computed in steps.
+    """
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    return "bf16" if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
+
+
+def trusted_precision(model: nn.Module, hu: Tensor, wanted: Precision, tolerance: float) -> Precision:
+    """`wanted`, if the logits of the crops `hu` (N, 1, I, R, C) are those in fp32 but for `tolerance` of their size.
+
+    Sizes are Euclidean norms over the batch. Computed as in training, by the batch's own statistics: an untrained model
+    without them gives scores of 0 and 1 in any precision. `model` stays as it is. Where they differ by more it is fp32,
+    with a warning: low-precision 3-D convolutions are silently wrong on some library versions.
     """
     if wanted == "fp32":
         return wanted
-    exact, quick = (_scores(model, hu, precision) for precision in ("fp32", wanted))
-    difference = (exact - quick).abs().max().item()
+    exact, quick = (_logits(model, hu, precision) for precision in ("fp32", wanted))
+    difference = ((quick - exact).norm() / exact.norm()).item()
     if difference <= tolerance:
-        logger.info("%s agrees with fp32: scores of %d crops differ by at most %.2g", wanted, len(hu), difference)
+        logger.info("%s agrees with fp32: logits of %d crops differ by %.2g %%", wanted, len(hu), 100 * difference)
         return wanted
     logger.warning(
-        "%s does not agree with fp32 here: scores of %d crops differ by up to %.2g, more than "
+        "%s does not agree with fp32 here: logits of %d crops differ by %.2g %%, more than "
         "train.precision_tolerance %g: training in fp32",
-        *(wanted, len(hu), difference, tolerance),
+        *(wanted, len(hu), 100 * difference, tolerance),
     )
     return "fp32"
 
 
-def _scores(model: nn.Module, hu: Tensor, precision: Precision) -> Tensor:
+def _logits(model: nn.Module, hu: Tensor, precision: Precision) -> Tensor:
     set_tf32(precision)
-    was_training = model.training
-    model.eval()
     with torch.inference_mode(), autocast(precision, hu.device):
-        scores: Tensor = model(hu)[1].float()
-    model.train(was_training)
-    return scores
+        logits: Tensor = deepcopy(model).train()(hu)[0].float()
+    return logits

@@ -24,7 +24,7 @@ from lunaops.memory import keep_freed_memory
 from lunaops.metrics import classification_metrics
 from lunaops.optimisation import is_stalled, learning_rate, set_learning_rate
 from lunaops.params import AugmentParams, Precision, TrainParams
-from lunaops.precision import set_tf32, trusted_precision
+from lunaops.precision import chosen_precision, set_tf32, trusted_precision
 from lunaops.progress import progress
 from lunaops.sampling import EpochSampler, TableSampler
 from lunaops.scoring import Pass, Scored, gathered, network_input, score_batch, score_batches
@@ -277,7 +277,10 @@ def validation_score(metrics: dict[str, float], best_by: str) -> float:
 
 def _tried_precision(state: TrainingState, val: CropDataset, params: TrainParams, world: World) -> Precision:
     crops = val.__getitems__(range(min(len(val), params.batch_size))).hu.to(state.device)
-    trusted = trusted_precision(state.model, network_input(crops), params.precision, params.precision_tolerance)
+    wanted = chosen_precision(params.precision, state.device)
+    if world.any(wanted == "fp32"):  # auto, and another machine
+        return "fp32"
+    trusted = trusted_precision(state.model, network_input(crops), wanted, params.precision_tolerance)
     return "fp32" if world.any(trusted == "fp32") else trusted
 
 

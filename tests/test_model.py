@@ -66,6 +66,15 @@ def test_outputs_and_gradients_are_those_of_the_books_order() -> None:
         torch.testing.assert_close(mine.grad, its.grad, rtol=1e-3, atol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def test_a_block_stays_in_the_format_of_autocast() -> None:
+    block = LunaModel(SMALL).block1
+    x = torch.randn(2, 1, *SMALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        quick = block(x)
+    assert quick.dtype == torch.bfloat16
+    torch.testing.assert_close(quick.float(), block(x), rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("size", [(16, 16, 16), (32, 48, 48), (20, 33, 47)])
 def test_the_linear_layer_follows_from_the_crop_size(size: tuple[int, int, int]) -> None:
     assert LunaModel(size)(torch.zeros(1, 1, *size))[0].shape == (1, 2)

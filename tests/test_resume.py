@@ -105,8 +105,9 @@ def finish(paths: dict[str, Path], cache: Path) -> None:
 
 
 @pytest.mark.long
-def test_killed_at_any_moment_and_run_again_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    paths = make_tiny(tmp_path, epochs=6)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_at_any_moment_and_run_again_it_ends_with_the_same_bytes(tmp_path: Path, precision: str) -> None:
+    paths = make_tiny(tmp_path, epochs=6, precision=precision)
     finish(paths | outputs(tmp_path / "whole"), tmp_path / "crops")
     seed = random.randrange(10**6)
     moments, kills = random.Random(seed), 0

@@ -22,6 +22,7 @@ PARAMS = {
     "learning_rate": 0.01,
     "warmup_samples": 0,
     "checkpoint_every": 8,
+    "precision": "fp32",  # auto would choose by the machine
 }
 
 

@@ -9,7 +9,7 @@ from lunaops.phantom.lesions import LOBE_SHARPNESS, Blob
 from lunaops.phantom.scans import Lattice, ScanPlan
 from lunaops.phantom.vessels import Tubes
 
-GRAIN_MM = 0.45  # between the points that fill a tube
+GRAIN_MM = 0.55  # between the points that fill a tube
 
 
 def render(plan: ScanPlan, seed: int) -> Array:

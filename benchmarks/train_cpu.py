@@ -2,8 +2,9 @@
 
     python -m benchmarks.train_cpu
 
-Plain: contiguous fp32 as the book has it. Ours: channels-last weights and crops, ReLU after pooling, malloc told to keep
-freed memory, and bf16, which is what train.precision auto takes where the CPU has AMX. Prints crops per second of each, the median of the rounds, and the ratio.
+Plain: contiguous fp32 as the book has it. Ours: channels-last weights and crops, ReLU after pooling, malloc told to
+keep freed memory, and bf16, which is what train.precision auto takes where the CPU has AMX. Prints crops per second of
+each, the median of the rounds, and the ratio.
 """
 
 import statistics

@@ -107,7 +107,7 @@ class CsvFile:
             table = self._read(types | dict.fromkeys(numbers, pa.float64()))
             if all(np.isfinite(table[name].to_numpy()).all() for name in numbers):
                 return table
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, pa.ArrowKeyError):
             pass  # as text it is said which line is at fault
         try:
             return self._read(types)

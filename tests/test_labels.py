@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lunaops.csv_file import read_series_uids
@@ -183,6 +183,7 @@ quoted = st.text('",\n\r1 ', max_size=60).map(lambda text: (HEADER + text).encod
 
 @settings(max_examples=200)
 @given(mutations() | st.binary(max_size=200) | st.binary(max_size=100).map(HEADER.encode().__add__) | quoted)
+@example(f'""""{HEADER}1.2,-1.5,2,3,1\n'.encode())  # a column whose name has a quote
 def test_any_bytes_give_a_table_or_a_clear_line(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "candidates.csv"
     path.write_bytes(text)

@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,16 @@ def make_variants(folder: Path, scans: pd.DataFrame, table: pd.DataFrame) -> dic
             np.take(big, order, axis=0, out=hu.numpy(), mode="clip")
             yield len(hu)
 
+    def plain_copy_in_threads() -> Iterator[int]:
+        def copy(orders: list[list[int]]) -> None:
+            hu = np.empty((BATCH, *GEOMETRY.size_irc), np.int16)
+            for order in orders:
+                np.take(big, order, axis=0, out=hu[: len(order)], mode="clip")
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(copy, (orders[0::2], orders[1::2])))
+        yield len(table)
+
     def no_cache() -> Iterator[int]:
         for index in range(NO_CACHE):
             read_scan.cache_clear()
@@ -123,6 +134,7 @@ def make_variants(folder: Path, scans: pd.DataFrame, table: pd.DataFrame) -> dic
         "no cache": lambda: measured(no_cache()),
         "obvious cache": lambda: measured(obvious()),
         "plain copy": lambda: measured(plain_copy()),
+        "plain copy, 2 threads, each into one place": lambda: measured(plain_copy_in_threads()),
         "ours, the first time": lambda: measured(the_first_time()),
         "ours": lambda: measured(len(batch.hu) for batch in loaders[0]),
         "ours, 1 thread": lambda: measured(len(batch.hu) for batch in loaders[1]),

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from lunaops.cohort import describe_splits
 from lunaops.errors import InputError
@@ -105,15 +105,30 @@ def match_nodules(candidates: pd.DataFrame, nodules: pd.DataFrame, box_fraction:
 
 def order_as_book(candidates: pd.DataFrame) -> pd.DataFrame:
     """Nodules first, largest first, then series id and coordinates, all descending: the book's order."""
-    codes = candidates["series_uid"].astype("category").cat.codes.to_numpy()
-    order = np.argsort(codes, kind="stable")
-    keys = [candidates[axis].to_numpy()[order] for axis in reversed(XYZ)]
-    starts = np.flatnonzero(np.diff(codes[order], prepend=-1, append=-1))
-    for start, stop in pairwise(starts):  # series by series: four times as fast as all at once
-        order[start:stop] = order[start:stop][np.lexsort([key[start:stop] for key in keys])]
-    order = order[::-1]
+    order = _order_by_place(candidates)[::-1]
     sizes, labels = candidates["diameter_mm"].to_numpy()[order], candidates["is_nodule"].to_numpy(dtype=bool)[order]
-    return candidates.iloc[order[np.lexsort([-sizes, ~labels])]].reset_index(drop=True)
+    is_first = labels | (sizes > 0)  # the few before all others
+    first = np.flatnonzero(is_first)
+    first = first[np.lexsort([-sizes[first], ~labels[first]])]
+    order = order[np.concatenate([first, np.flatnonzero(~is_first)])]
+    ordered: pd.DataFrame = candidates.iloc[order].reset_index(drop=True)
+    return ordered
+
+
+def _order_by_place(candidates: pd.DataFrame) -> NDArray[np.intp]:
+    """The rows by series id, x, y and z, rising; rows alike in all four as they come.
+
+    As lexsort by the four, at a third of its time: the id and x alone part nearly all rows, lexsort the rest.
+    """
+    codes = candidates["series_uid"].astype("category").cat.codes.to_numpy()
+    x, y, z = (candidates[axis].to_numpy(dtype=np.float64) for axis in XYZ)
+    order = np.argsort(x)
+    order = order[np.argsort(codes[order], kind="stable")]
+    same = (np.diff(codes[order]) == 0) & (np.diff(x[order]) == 0)
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    rows = np.sort(order[tied])
+    order[tied] = rows[np.lexsort([z[rows], y[rows], x[rows], codes[rows]])]
+    return order
 
 
 def _split(scans: Sequence[Scan], candidates: pd.DataFrame, split: SplitParams) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,7 +1,7 @@
 """A CSV file in LUNA16's manner, read strictly: series ids stay text, numbers are finite, a fault has its line."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -104,17 +104,31 @@ class CsvFile:
         """The columns as text; `numbers` as float64 where every one of them is one, which is quick."""
         types = dict.fromkeys(columns, pa.string()) | {"seriesuid": pa.dictionary(pa.int32(), pa.string())}
         try:
-            table = self._read(types | dict.fromkeys(numbers, pa.float64()))
+            table = self._read(types | dict.fromkeys(numbers, pa.float64()), arrow_csv.ReadOptions())
             if all(np.isfinite(table[name].to_numpy()).all() for name in numbers):
                 return table
         except (pa.ArrowInvalid, pa.ArrowKeyError):
             pass  # as text it is said which line is at fault
         try:
-            return self._read(types)
+            return self._read_strictly(types)
         except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
             raise InputError(f"{self.path}: not a CSV file: {shown(' '.join(str(error).split()))}") from error
 
-    def _read(self, types: dict[str, pa.DataType]) -> pa.Table:
+    def _read(
+        self,
+        types: dict[str, pa.DataType],
+        options: arrow_csv.ReadOptions,
+        handler: Callable[[arrow_csv.InvalidRow], str] | None = None,
+    ) -> pa.Table:
+        return arrow_csv.read_csv(
+            pa.py_buffer(self.data),
+            options,
+            arrow_csv.ParseOptions(newlines_in_values=b'"' in self.data, invalid_row_handler=handler),
+            arrow_csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[], check_utf8=False),
+        )
+
+    def _read_strictly(self, types: dict[str, pa.DataType]) -> pa.Table:
+        """Raises InputError with the line of the first row that has too few or too many fields."""
         bad: list[tuple[int, arrow_csv.InvalidRow]] = []
         num_blank = 0
 
@@ -126,12 +140,7 @@ class CsvFile:
                 num_blank += 1
             return "skip"
 
-        table = arrow_csv.read_csv(
-            pa.py_buffer(self.data),
-            arrow_csv.ReadOptions(use_threads=False),  # then a bad row has its number
-            arrow_csv.ParseOptions(newlines_in_values=b'"' in self.data, invalid_row_handler=keep),
-            arrow_csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[], check_utf8=False),
-        )
+        table = self._read(types, arrow_csv.ReadOptions(use_threads=False), keep)  # one thread knows a row's number
         if bad:
             number, row = bad[0]
             raise InputError(

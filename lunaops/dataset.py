@@ -70,11 +70,11 @@ class CropDataset(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The crops at `indices`, copied once, out of the memory maps into one tensor."""
         index_a = np.asarray(indices, np.int64)
-        hu = torch.empty((len(index_a), 1, *self.crops.manifest.geometry.size_irc), dtype=torch.int16)
+        hu = np.empty((len(index_a), 1, *self.crops.manifest.geometry.size_irc), np.int16)  # numpy asks for huge pages
         places = zip(self._series_of[index_a].tolist(), self._row_in_block[index_a].tolist(), strict=True)
-        for target, (series, row) in zip(hu.numpy(), places, strict=True):
+        for target, (series, row) in zip(hu, places, strict=True):
             target[0] = self.crops.crop(self._series[series], row)
-        return Batch(hu, torch.from_numpy(self.is_positive[index_a]), torch.from_numpy(index_a))
+        return Batch(torch.from_numpy(hu), torch.from_numpy(self.is_positive[index_a]), torch.from_numpy(index_a))
 
 
 def _of_series(candidates: pd.DataFrame, series_uid: str) -> "pd.Series[bool]":

@@ -115,6 +115,26 @@ def test_matching_equals_a_plain_loop(candidate_rows: list, nodule_rows: list) -
     assert list(zip(got["diameter_mm"], got["nodule_id"], strict=True)) == by_loops(candidates, nodules)
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["1.2", "1.10"]),
+            *[st.sampled_from([-1.0, -0.0, 0.0, 2.5])] * 3,
+            st.booleans(),
+            st.sampled_from([0.0, 4.0, 9.0]),
+        ),
+        max_size=12,
+    )
+)
+def test_the_order_is_pythons_of_the_books_tuples_descending(rows: list[tuple[str, float, float, float, bool, float]]):
+    table = pd.DataFrame(rows, columns=["series_uid", "x", "y", "z", "is_nodule", "diameter_mm"])
+    ordered = order_as_book(table.astype({"is_nodule": bool, "diameter_mm": float, "x": float, "y": float, "z": float}))
+    wanted = sorted(((nodule, mm, uid, x, y, z) for uid, x, y, z, nodule, mm in rows), reverse=True)
+    assert list(
+        ordered[["is_nodule", "diameter_mm", "series_uid", "x", "y", "z"]].itertuples(index=False, name=None)
+    ) == (wanted)
+
+
 def test_nodules_come_first_and_the_largest_of_them_before_the_others() -> None:
     rows = [(False, 0.0, "1"), (True, 4.0, "1"), (True, 9.0, "2"), (True, 0.0, "1"), (True, 4.0, "3")]
     table = pd.DataFrame(rows, columns=["is_nodule", "diameter_mm", "series_uid"]).assign(x=0.0, y=0.0, z=0.0)

@@ -68,8 +68,9 @@ class LunaModel(nn.Module):
         x = self.tail_batchnorm(x)
         for block in self.blocks:
             x = block(x)
-        logits = self.head_linear(x.flatten(1))
-        return logits, self.head_softmax(logits)
+        with _no_autocast(x.device):  # scores in bf16 would tie
+            logits = self.head_linear(x.flatten(1).float())
+            return logits, self.head_softmax(logits)
 
     @property
     def blocks(self) -> tuple[LunaBlock, ...]:

@@ -58,8 +58,8 @@ def score_batch(model: nn.Module, batch: Batch, precision: Precision) -> Pass:
     """The scores of a batch on the model's device, and the cross entropy of its logits."""
     with autocast(precision, batch.hu.device):
         logits, probabilities = model(network_input(batch.hu))
-    loss = F.cross_entropy(logits.float(), batch.is_positive, reduction="none")
-    return Pass(batch.row, batch.is_positive, probabilities[:, 1].float(), loss)
+    loss = F.cross_entropy(logits, batch.is_positive, reduction="none")
+    return Pass(batch.row, batch.is_positive, probabilities[:, 1], loss)
 
 
 def score_batches(

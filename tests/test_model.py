@@ -75,6 +75,14 @@ def test_a_block_stays_in_the_format_of_autocast() -> None:
     torch.testing.assert_close(quick.float(), block(x), rtol=0.05, atol=0.05)
 
 
+def test_scores_have_all_digits_also_under_autocast() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, probabilities = LunaModel(SMALL)(torch.randn(4, 1, *SMALL))
+    for scores in (logits, probabilities):
+        assert scores.dtype == torch.float32
+        assert not torch.equal(scores, scores.bfloat16().float())
+
+
 @pytest.mark.parametrize("size", [(16, 16, 16), (32, 48, 48), (20, 33, 47)])
 def test_the_linear_layer_follows_from_the_crop_size(size: tuple[int, int, int]) -> None:
     assert LunaModel(size)(torch.zeros(1, 1, *size))[0].shape == (1, 2)

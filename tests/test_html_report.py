@@ -164,10 +164,10 @@ def test_the_confusion_matrix_and_each_class_are_those_of_the_candidates(text):
 
 def test_the_scans_with_the_most_missed_and_then_the_most_called_come_first(text):
     assert rows(text, "Scans at threshold 0.5, most nodules missed first, then most false positives: 4 of 4")[1:] == [
-        ["b", "subset0", "1", "1", "1", "0.800"],
-        ["c", "subset0", "1", "1", "0", "0.600"],
-        ["a", "subset0", "1", "0", "0", "0.900"],
-        ["d", "subset0", "0", "0", "0", "undefined"],
+        ["b", "1", "1", "1", "0.800"],
+        ["c", "1", "1", "0", "0.600"],
+        ["a", "1", "0", "0", "0.900"],
+        ["d", "0", "0", "0", "undefined"],
     ]
 
 

@@ -122,16 +122,16 @@ def by_scan(material: Material) -> Section | None:
     worst = scans.sort_values(["missed", "false_positives", "series_uid"], ascending=[False, False, True])
     counted = ["nodules", "missed", "false_positives"]
     rows = [
-        [scan["series_uid"], scan["subset"], *(f"{scan[name]:,}" for name in counted), decimal(scan["highest_score"])]
+        [scan["series_uid"], *(f"{scan[name]:,}" for name in counted), decimal(scan["highest_score"])]
         for scan in worst.head(WORST_SCANS).to_dict("records")
     ]
     caption = (
         f"Scans at threshold {threshold:.3g}, most nodules missed first, then most false positives: "
         f"{len(rows)} of {len(scans):,}"
     )
-    columns = ["Series", "Subset", "Nodules", "Missed", "False positives", "Highest score"]
+    columns = ["Series", "Nodules", "Missed", "False positives", "Highest score"]
     said = "Nodules that no candidate marks count as missed. All scans are in plots/scans.csv."
-    return Section("scans", "By scan", [Table(caption, columns, rows, text_columns=2), Text(said)])
+    return Section("scans", "By scan", [Table(caption, columns, rows), Text(said)])
 
 
 def at_threshold(material: Material) -> Section:

@@ -400,7 +400,7 @@ def test_a_server_that_accepts_and_never_answers_is_left(bring, monkeypatch):
 
 
 def test_a_server_that_stops_half_way_is_left_and_resumed(bring, server, monkeypatch):
-    monkeypatch.setattr(module, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.5)
     end = threading.Event()
 
     def stop(handler: Handler, content: bytes) -> None:
@@ -458,7 +458,7 @@ def test_what_is_no_content_and_trickles_without_an_end_is_left(bring, server, m
         waited_for.set()
 
     server.faults = [drip]
-    assert bring(**published) == CONTENT
+    assert bring(pauses_s=(0.0,) * 8, **published) == CONTENT
     come.set()
     assert not waited_for.is_set()
 

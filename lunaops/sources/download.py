@@ -171,10 +171,10 @@ def _blocks(response: requests.Response) -> Iterator[bytes]:
     """The content in pieces as they come: one that trickles in is then neither waited for nor lost."""
     while True:
         since, brought = time.monotonic(), 0
-        with cut_off(_PATIENCE * TIMEOUT_S, response.raw.shutdown):
+        with cut_off(_PATIENCE * TIMEOUT_S, response.raw.shutdown) as is_cut:
             while time.monotonic() - since <= TIMEOUT_S:
                 block = response.raw.read1(_READ, decode_content=True)
-                if not block:
+                if not block or is_cut.is_set():
                     return
                 yield block
                 brought += len(block)

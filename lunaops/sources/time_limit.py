@@ -30,11 +30,11 @@ def within(seconds: float, action: Callable[[], T]) -> T:
 
 
 @contextmanager
-def cut_off(seconds: float, cut: Callable[[], None]) -> Iterator[None]:
+def cut_off(seconds: float, cut: Callable[[], None]) -> Iterator[threading.Event]:
     """`cut` the connection where the block takes longer; TimeoutError then, for a cut can look like the content's end.
 
     A read brings content or waits; what trickles between chunks, behind the last, or as a compressed file's name is
-    none.
+    none. What is read once the event is set is none either: half a chunk's length, say, is taken for a whole one.
     """
     is_late = threading.Event()
 
@@ -47,7 +47,7 @@ def cut_off(seconds: float, cut: Callable[[], None]) -> Iterator[None]:
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield is_late
     finally:
         timer.cancel()
     if is_late.is_set():

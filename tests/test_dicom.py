@@ -226,6 +226,7 @@ def edit(path: Path, tag: tuple[int, int], value: str | None) -> None:
         ((0x20, 0x37), None, r"lacks ImageOrientationPatient"),
         ((0x28, 0x30), None, r"lacks PixelSpacing"),
         ((0x28, 0x1053), "0.0", r"RescaleSlope \(0028,1053\) is 0, which makes no HU"),
+        ((0x28, 0x1053), "1_0", r"RescaleSlope \(0028,1053\) must be 1 number\(s\), got '1_0'"),
         ((0x28, 0x1052), None, r"lacks RescaleIntercept"),
         ((0x28, 0x1053), None, r"lacks RescaleSlope"),
     ],

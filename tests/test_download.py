@@ -400,7 +400,7 @@ def test_a_server_that_accepts_and_never_answers_is_left(bring, monkeypatch):
 
 
 def test_a_server_that_stops_half_way_is_left_and_resumed(bring, server, monkeypatch):
-    monkeypatch.setattr(module, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.5)
     end = threading.Event()
 
     def stop(handler: Handler, content: bytes) -> None:
@@ -428,6 +428,39 @@ def test_bytes_that_trickle_are_neither_waited_for_nor_lost(bring, server, monke
     server.always = serve
     assert bring() == CONTENT
     assert server.ranges[-1] == f"bytes={came}-"
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+DRIPS = {  # what a server begins with, and then says again and again
+    "a status line": (b"HTTP/1.1 200 ", b"a"),
+    "a header": (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+    "promises": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "a redirect's body": (b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 9999\r\n\r\n", b"a"),
+    "a chunk's length": (CHUNKED + b"5;x=", b"a"),
+    "trailers": (CHUNKED + b"2\r\n" + CONTENT[:2] + b"\r\n0\r\n", b"X: a\r\n"),
+    "a gzip's name": (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b\x08\x08\0\0\0\0\0\3", b"a"),
+}
+
+
+@pytest.mark.parametrize("published", [PUBLISHED, UNKNOWN])
+@pytest.mark.parametrize("dripped", DRIPS)
+def test_what_is_no_content_and_trickles_without_an_end_is_left(bring, server, monkeypatch, published, dripped):
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.1)
+    first, again = DRIPS[dripped]
+    come, waited_for = threading.Event(), threading.Event()
+
+    def drip(handler: Handler, content: bytes) -> None:
+        handler.wfile.write(first)
+        for _ in range(250):
+            if come.wait(0.02):
+                return
+            handler.wfile.write(again)
+        waited_for.set()
+
+    server.faults = [drip]
+    assert bring(pauses_s=(0.0,) * 8, **published) == CONTENT
+    come.set()
+    assert not waited_for.is_set()
 
 
 def test_https_spoken_to_http_is_one_line(bring):

@@ -29,6 +29,17 @@ def test_a_failure_leaves_nothing_new_and_what_stood_there_as_it_was(tmp_path):
     assert tree(tmp_path) == ["subset0", "subset0/old"]
 
 
+def test_a_folder_that_another_is_filling_is_refused_and_the_other_is_not_disturbed(tmp_path):
+    folder = tmp_path / "subset0"
+    with staged(folder) as staging:
+        (staging / "a").write_text("a")
+        with pytest.raises(InputError, match="subset0: another process is filling it"), staged(folder):
+            pass
+        with staged(tmp_path / "subset1"):
+            pass
+    assert tree(tmp_path) == ["subset0", "subset0/a", "subset1"]
+
+
 def test_what_a_killed_process_left_and_what_stood_there_are_replaced(tmp_path):
     for left in (".subset0.unfinished", ".subset0.replaced", "subset0"):
         (tmp_path / left).mkdir()

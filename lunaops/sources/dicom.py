@@ -22,6 +22,7 @@ from lunaops.cores import spread
 from lunaops.ct import HuArray
 from lunaops.errors import InputError
 from lunaops.geometry import Grid
+from lunaops.numerals import number_of
 from lunaops.progress import progress
 from lunaops.series import is_series_uid
 from lunaops.sources.dicom_pixels import check_pixels
@@ -201,10 +202,7 @@ class _Tags:
 
     def numbers(self, tag: str, name: str, count: int) -> tuple[float, ...]:
         text = self.text(tag, name)
-        try:
-            numbers = tuple(float(word) for word in text.split("\\"))
-        except ValueError:
-            numbers = ()
+        numbers = tuple(number_of(word) for word in text.split("\\"))
         if len(numbers) != count or not np.isfinite(numbers).all():
             raise InputError(f"{self.path}: {name} ({tag.replace('|', ',')}) must be {count} number(s), got {text!r}")
         return numbers

@@ -18,10 +18,12 @@ import urllib3
 from lunaops.errors import InputError
 from lunaops.progress import BYTES, bytes_said, progress
 from lunaops.sources.disk import write_block, writing
+from lunaops.sources.time_limit import cut_off, within
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before each new try; from the first again when bytes came
 LONGEST_PAUSE_S = 600.0  # whatever the server asks for
 TIMEOUT_S = 60.0  # without any byte; and for _BLOCK bytes: what is slower counts as an interruption
+_PATIENCE = 2  # times that long an answer, redirects included, and a piece of the content may take to be whole
 _CONNECT_S = 10.0
 _SAID = 80  # characters of what a server says, in a message
 _BLOCK = 1 << 16
@@ -150,8 +152,9 @@ def _receive(url: str, part: _Part, size: int | None) -> None:
 
 def _request(url: str, start: int) -> requests.Response:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    timeouts = (_CONNECT_S, TIMEOUT_S)
     try:
-        return requests.get(url, headers=headers, stream=True, timeout=(_CONNECT_S, TIMEOUT_S))
+        return within(_PATIENCE * TIMEOUT_S, lambda: requests.get(url, headers=headers, stream=True, timeout=timeouts))
     except ValueError as error:  # also an address to which the server redirects
         raise InputError(f"{url}: {_plain(str(error))}; mend fetch.base_url") from error
 
@@ -166,14 +169,17 @@ def _append(response: requests.Response, part: _Part, end: int | None) -> None:
 
 def _blocks(response: requests.Response) -> Iterator[bytes]:
     """The content in pieces as they come: one that trickles in is then neither waited for nor lost."""
-    since, brought = time.monotonic(), 0
-    while block := response.raw.read1(_READ, decode_content=True):
-        yield block
-        brought += len(block)
-        if time.monotonic() - since > TIMEOUT_S:
-            if brought < _BLOCK:
-                raise _InterruptedError(f"only {brought} bytes in {TIMEOUT_S:g} s")
-            since, brought = time.monotonic(), 0
+    while True:
+        since, brought = time.monotonic(), 0
+        with cut_off(_PATIENCE * TIMEOUT_S, response.raw.shutdown) as is_cut:
+            while time.monotonic() - since <= TIMEOUT_S:
+                block = response.raw.read1(_READ, decode_content=True)
+                if not block or is_cut.is_set():
+                    return
+                yield block
+                brought += len(block)
+        if brought < _BLOCK:
+            raise _InterruptedError(f"only {brought} bytes in {TIMEOUT_S:g} s")
 
 
 @contextlib.contextmanager
@@ -182,6 +188,7 @@ def _connection(url: str) -> Iterator[None]:
     try:
         yield
     except (
+        TimeoutError,
         requests.ConnectionError,
         requests.Timeout,
         requests.exceptions.ChunkedEncodingError,

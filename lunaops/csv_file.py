@@ -104,7 +104,7 @@ class CsvFile:
         """The columns as text; `numbers` as float64 where every one of them is one, which is quick."""
         types = dict.fromkeys(columns, pa.string()) | {"seriesuid": pa.dictionary(pa.int32(), pa.string())}
         try:
-            table = self._read(types | dict.fromkeys(numbers, pa.float64()), arrow_csv.ReadOptions())
+            table = self._read(types | dict.fromkeys(numbers, pa.float64()))
             if all(np.isfinite(table[name].to_numpy()).all() for name in numbers):
                 return table
         except (pa.ArrowInvalid, pa.ArrowKeyError):
@@ -117,12 +117,12 @@ class CsvFile:
     def _read(
         self,
         types: dict[str, pa.DataType],
-        options: arrow_csv.ReadOptions,
         handler: Callable[[arrow_csv.InvalidRow], str] | None = None,
     ) -> pa.Table:
         return arrow_csv.read_csv(
             pa.py_buffer(self.data),
-            options,
+            # one thread knows a row's number; Arrow's pool may abort a process that ends soon after it read
+            arrow_csv.ReadOptions(use_threads=False),
             arrow_csv.ParseOptions(newlines_in_values=b'"' in self.data, invalid_row_handler=handler),
             arrow_csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[], check_utf8=False),
         )
@@ -140,7 +140,7 @@ class CsvFile:
                 num_blank += 1
             return "skip"
 
-        table = self._read(types, arrow_csv.ReadOptions(use_threads=False), keep)  # one thread knows a row's number
+        table = self._read(types, keep)
         if bad:
             number, row = bad[0]
             raise InputError(

@@ -25,7 +25,7 @@ Subset = Annotated[str, Field(pattern=r"^subset[0-9]$")]
 Split = Literal["train", "val", "test"]
 Fold = Annotated[int, Field(ge=0, le=9)]
 Hu = Annotated[int, Field(ge=-32768, le=32767)]
-CropSide = Annotated[int, Field(ge=16)]  # the network halves it four times
+CropSide = Annotated[int, Field(ge=16, le=512)]  # the network halves it four times; a whole scan's plane
 PixelSpacing = Annotated[float, Field(ge=0.3, le=2)]  # mm; these eight: what fits the phantom
 SliceSpacing = Annotated[float, Field(ge=0.5, le=10)]  # mm
 NoduleDiameter = Annotated[float, Field(ge=1, le=40)]  # mm
@@ -170,7 +170,7 @@ class TrainParams(_Section):
     seed: Seed
     device: Device
     epochs: PositiveInt
-    samples_per_epoch: NonNegativeInt
+    samples_per_epoch: Annotated[int, Field(ge=0, le=10**8)]  # 200 times LUNA16; their order is held in memory
     batch_size: PositiveInt
     optimizer: Literal["adamw", "sgd"]
     learning_rate: PositiveFloat

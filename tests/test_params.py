@@ -47,6 +47,8 @@ def test_the_projects_own_params_are_right() -> None:
         ("fetch", "copy_scans", "yes", "fetch.copy_scans: Input should be a valid boolean, got 'yes'"),
         ("fetch", "parts", ["subset0"], "fetch.parts must name labels and at least one subset, got subset0"),
         ("crop", "size_irc", [32, 48, 15], "crop.size_irc.2: Input should be greater than or equal to 16"),
+        ("crop", "size_irc", [32, 48, 513], "crop.size_irc.2: Input should be less than or equal to 512"),
+        ("train", "samples_per_epoch", 10**12, "train.samples_per_epoch: Input should be less than or equal to 1000"),
         ("fetch", "parts", ["labels", "subset0", "subset0"], "fetch.parts names a part twice"),
         ("split", "test", ["subset3"], "split.val and test both name subset3"),
         ("split", "val", [], "split.val must name a subset where strategy is 'subset'"),

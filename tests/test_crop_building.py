@@ -48,6 +48,7 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
     return caplog.messages[-1].partition(", in ")[0]
 
 
+@pytest.mark.slow
 def test_the_manifest_is_the_same_with_any_number_of_workers(tmp_path: Path, raw: Path) -> None:
     assert build(raw, tmp_path / "a") == build(raw, tmp_path / "b", workers=2)
 
@@ -156,6 +157,7 @@ def test_scans_are_read_from_a_read_only_file_system(raw: Path, cache: Path, tmp
         subprocess.run(["umount", "-l", str(raw)], check=True)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_clear_line(raw: Path, cache: Path) -> None:
     crops = CANDIDATES.loc[[0] * 3000 + [1] * 3000].reset_index(drop=True)
     blocks = build_blocks(

@@ -150,7 +150,7 @@ def test_a_reader_in_another_process_opens_its_own_maps(manifest: Manifest, raw:
     assert crops_of(pickle.loads(sent), "1") == wanted
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_reader_that_is_open_can_be_used_in_new_processes(
     manifest: Manifest, raw: Path, cache: Path, start: str
 ) -> None:
@@ -191,6 +191,7 @@ def test_reading_is_quiet_and_writes_nothing_where_nothing_is_broken(
     assert (cache / "cache.db").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_readers_heal_at_once(manifest: Manifest, raw: Path, cache: Path) -> None:
     wanted = crops_of(reader_of(manifest, raw, cache), "1")
     for path in blocks_on_disk(cache):

@@ -57,6 +57,7 @@ def test_the_shared_input_layer_normalises_and_learns_as_torchs_own(monkeypatch:
 
 
 def launch(paths: dict[str, Path], cache: Path, *, ranks: int, restarts: int = 0) -> "subprocess.Popen[str]":
+    """Training by torchrun; of one rank by Python alone, as people do it."""
     options = [text for name, path in paths.items() for text in (f"--{name.replace('_', '-')}", str(path))]
     environment = os.environ | {
         "LUNAOPS_CACHE_DIR": str(cache),
@@ -71,7 +72,7 @@ def launch(paths: dict[str, Path], cache: Path, *, ranks: int, restarts: int = 0
         f"--max-restarts={restarts}",
     ]
     return subprocess.Popen(
-        [sys.executable, *torchrun, "-m", "stages.train", *options],
+        [sys.executable, *(torchrun if ranks > 1 else []), "-m", "stages.train", *options],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

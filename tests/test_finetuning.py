@@ -91,6 +91,7 @@ def trained_parts(model: LunaModel) -> list[str]:
     return [part for part in PARTS if any(not torch.equal(before[n], after[n]) for n in after if n.startswith(part))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainable_blocks", "wanted"),
     [(0, PARTS[5:]), (1, PARTS[4:]), (2, PARTS[3:]), (3, PARTS[2:]), (4, PARTS), (None, PARTS)],

@@ -74,8 +74,9 @@ def by_loops(folder: Path, scans: list[Scan]) -> list[tuple]:
     for nodule_id, (uid, *numbers) in enumerate(sorted(rows("annotations.csv"), key=lambda row: row[0])):
         nodules[uid].append((nodule_id, *numbers))
     found = []
-    both = {row[:4] for row in rows("candidates.csv") if row[4] == 1}
-    for uid, x, y, z, label in rows("candidates.csv"):
+    candidates = rows("candidates.csv")
+    both = {row[:4] for row in candidates if row[4] == 1}
+    for uid, x, y, z, label in candidates:
         if label == 0 and (uid, x, y, z) in both:
             continue
         diameter_mm, nodule, nearest = 0.0, -1, math.inf

@@ -96,12 +96,15 @@ def test_a_wrong_parameter_is_refused_by_its_full_key(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("section", "key"), [(s, k) for s, keys in tree().items() for k in keys])
-def test_every_missing_parameter_is_named(tmp_path: Path, section: str, key: str) -> None:
-    changed = tree()
-    del changed[section][key]
-    with pytest.raises(InputError, match=f"{section}.{key}: missing parameter; add it"):
-        read_params(written(tmp_path, changed))
+@pytest.mark.parametrize("section", list(tree()))
+def test_every_missing_parameter_is_named(tmp_path: Path, section: str) -> None:
+    keys = tree()[section]
+    with pytest.raises(InputError) as caught:
+        read_params(written(tmp_path, tree() | {section: {}}))
+    named = str(caught.value).partition("params.yaml: ")[2].split("; ")
+    assert set(zip(named[::2], named[1::2], strict=True)) == {
+        (f"{section}.{key}: missing parameter", "add it") for key in keys
+    }
 
 
 def test_an_unknown_section_is_refused(tmp_path: Path) -> None:

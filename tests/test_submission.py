@@ -228,6 +228,7 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, P
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("full-size submission")
 @pytest.mark.parametrize("max_marks", [None, 100])
 def test_a_full_size_submission_is_scored_and_a_part_of_it_as_the_literal_reading_scores_it(
     labels: Path, full_size: tuple[pd.DataFrame, Path], tmp_path: Path, max_marks: int | None

@@ -61,6 +61,7 @@ def test_a_dvc_experiment_lends_its_name(committed_params: dict[str, Any], monke
     assert name_of(params=committed_params | {"train.seed": 5}) == "seed=5 loyal-rats"
 
 
+@pytest.mark.slow
 def test_the_commit_and_its_dirt_are_tagged(store: "MlflowClient", committed_params: dict[str, Any]) -> None:
     Path("code.py").write_text("1")
     subprocess.run(["git", "add", "code.py"], check=True)

@@ -51,7 +51,8 @@ def verify(
             typer.echo(f"damaged: {entry.file}: {count} of {len(entry.digests)} crops; {entry.key}")
         if drop:
             cache.remove(entry.key for entry, _ in damaged)
-    typer.echo(f"{_amount(entries)} read in {cache_folder()}: {len(damaged)} damaged{', removed' if drop else ''}")
+    removed = ", removed" if drop and damaged else ""
+    typer.echo(f"{_amount(entries)} read in {cache_folder()}: {len(damaged)} damaged{removed}")
     if unnamed.files and not entries:
         raise InputError(
             f"{cache_folder()}: the index is lost, or the first build was killed: there are {unnamed}; "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lunaops.errors import InputError
 from lunaops.numerals import number_of
-from lunaops.series import is_series_uid
+from lunaops.series import SERIES_UID_WANTED, is_series_uid
 
 _NAMES = {"seriesuid": "series_uid", "coordX": "x", "coordY": "y", "coordZ": "z"}
 # As pyarrow reads it: a quote opens at the start of a field alone, and a line end in quotes does not end the line.
@@ -33,7 +33,7 @@ def read_series_uids(path: Path) -> list[str]:
     for row, uid in enumerate(uids):
         if not is_series_uid(uid):
             raise InputError(
-                f"{file.line_of_row(row)}: {shown(uid)} is no series id; wanted one a line, of digits and dots"
+                f"{file.line_of_row(row)}: {shown(uid)} is no series id; wanted one a line, {SERIES_UID_WANTED}"
             )
     unique = [uid for uid in dict.fromkeys(uids) if uid != "seriesuid"]
     if not unique:
@@ -156,7 +156,7 @@ class CsvFile:
             rows = series.isin(wrong)
             raise InputError(
                 f"{self.line(rows)}: seriesuid {shown(series[rows].iloc[0])} has no place in a file name; "
-                "wanted digits and dots"
+                f"wanted {SERIES_UID_WANTED}"
             )
         return series
 

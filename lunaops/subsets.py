@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lunaops.ct import raw_path
 from lunaops.errors import InputError
-from lunaops.series import is_series_uid
+from lunaops.series import SERIES_UID_WANTED, is_series_uid
 
 SUBSETS = tuple(f"subset{number}" for number in range(10))
 PARTS = ("labels", *SUBSETS)
@@ -84,7 +84,7 @@ def scan_headers(folder: Path) -> list[Path]:
         if not is_series_uid(path.stem):
             raise InputError(
                 f"{path}: series id {path.stem!r} has no place in a file name; "
-                "wanted up to 64 digits and dots, as in DICOM; rename the .mhd and its .raw"
+                f"wanted {SERIES_UID_WANTED}; rename the .mhd and its .raw"
             )
     return paths
 

@@ -85,10 +85,13 @@ class Journal:
         return self.folder / _FILES / uuid.uuid4().hex[:12]
 
     def keep(self, path: Path) -> str:
-        """Copy a file, or the files below a folder, as they are now; returns the name for an entry."""
+        """Copy a file, or the files below a folder, as they are now; returns the name for an entry.
+
+        Hidden files of a folder are left out: DVC writes a .gitignore beside what it keeps.
+        """
         kept = self.files_folder()
         if path.is_dir():
-            shutil.copytree(path, kept)
+            shutil.copytree(path, kept, ignore=shutil.ignore_patterns(".*"))
         else:
             kept.mkdir(parents=True)
             shutil.copy2(path, kept)

@@ -276,10 +276,10 @@ def validation_score(metrics: dict[str, float], best_by: str) -> float:
 
 
 def _tried_precision(state: TrainingState, val: CropDataset, params: TrainParams, world: World) -> Precision:
-    crops = val.__getitems__(range(min(len(val), params.batch_size))).hu.to(state.device)
     wanted = chosen_precision(params.precision, state.device)
     if world.any(wanted == "fp32"):  # auto, and another machine
         return "fp32"
+    crops = val.__getitems__(range(min(len(val), params.batch_size))).hu.to(state.device)
     trusted = trusted_precision(state.model, network_input(crops), wanted, params.precision_tolerance)
     return "fp32" if world.any(trusted == "fp32") else trusted
 

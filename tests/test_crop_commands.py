@@ -45,11 +45,11 @@ def test_stats_of_no_cache_and_no_project_are_zero(tmp_path: Path, monkeypatch: 
 
 
 def test_verify_of_a_sound_cache_ends_well(data: Path) -> None:
-    done = call("verify")
-    assert (done.exit_code, done.output.splitlines()[-1].partition(" read in ")[0]) == (
-        0,
-        "3 blocks, 4 crops, 256 bytes (0.00 GB)",
-    )
+    for words in (["verify"], ["verify", "--drop"]):
+        done = call(*words)
+        last = done.output.splitlines()[-1]
+        assert (done.exit_code, last.partition(" read in ")[0]) == (0, "3 blocks, 4 crops, 256 bytes (0.00 GB)")
+        assert last.endswith(": 0 damaged")
 
 
 def test_verify_names_what_is_damaged_and_fails(data: Path) -> None:

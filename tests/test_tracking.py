@@ -91,6 +91,7 @@ def test_a_dataset_is_known_by_name_hash_and_counts(store: "MlflowClient") -> No
 def test_files_lie_in_their_folders(store: "MlflowClient", tmp_path: Path) -> None:
     (tmp_path / "plots" / "gallery").mkdir(parents=True)
     (tmp_path / "plots" / "gallery" / "misses.png").write_bytes(b"picture")
+    (tmp_path / "plots" / ".gitignore").write_text("DVC's")
     with start() as tracker:
         tracker.log_artifact(tmp_path / "plots" / "gallery" / "misses.png", "pictures")
         tracker.log_artifacts(tmp_path / "plots", "plots")

@@ -4,14 +4,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context, parent_process
 from queue import SimpleQueue
 from threading import Thread
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from lunaops.errors import InputError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -64,6 +65,30 @@ def spread(
                 yield from done
         except BrokenProcessPool as error:
             raise InputError(f"one of {workers} processes was killed, perhaps for want of memory: {mend}") from error
+
+
+@contextmanager
+def meanwhile(work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> Iterator[Callable[[], None]]:
+    """Do `work` in a second process; what is yielded waits for its end, as leaving the block does.
+
+    What it raises is raised where it is waited for; InputError where the process was killed. On one core the work is
+    done at once, here.
+    """
+    if num_cores() == 1:
+        work(*args, **kwargs)
+        yield lambda: None
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start, initargs=(None,)) as process:
+        done = process.submit(work, *args, **kwargs)
+
+        def wait() -> None:
+            try:
+                done.result()
+            except BrokenProcessPool as error:
+                raise InputError("a process was killed, perhaps for want of memory: run again") from error
+
+        yield wait
+        wait()
 
 
 def _each(work: Callable[[T], R], chunk: Sequence[T]) -> list[R]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lunaops.baseline import read_baseline
 from lunaops.command import run
+from lunaops.cores import meanwhile
 from lunaops.evaluation import evaluate, told, tracked_metrics
 from lunaops.html_report.material import Material, read_data, read_earlier, read_origin
 from lunaops.html_report.report import write_report
@@ -44,25 +45,26 @@ def main(
     evaluation = evaluate(**tables, params=params.evaluate, baseline=baseline, task=task)
     write_metrics(evaluation, metrics)
     write_tables(evaluation, plots)
-    write_pictures(evaluation, pictures, tables["scans"], plots)
-    earlier = read_earlier(metrics, params.evaluate.split)
-    origin = read_origin(inputs, parent)
-    write_report(Material(evaluation, pictures, tables["scans"], read_data(data), origin, earlier), report)
     tags = {"classes": ", ".join(task.classes)}
-    with start_run(kind="evaluate", params=params.flattened(), inputs=inputs, tags=tags, parent=parent) as tracker:
-        tracker.log_dataset(
-            evaluation.predictions,
-            name=f"predictions {params.evaluate.split}",
-            context="validation" if params.evaluate.split == "val" else "test",
-            digest=content_digest(predictions),
-            source=predictions,
-        )
-        tracker.log_metrics(tracked_metrics(evaluation), step=0)
-        tracker.log_artifact(metrics)
-        tracker.log_artifact(predictions)
-        tracker.log_artifact(report)
-        tracker.log_artifacts(plots, "plots")
-        register(evaluation, tables, inputs, tracker)
+    with meanwhile(write_pictures, evaluation, pictures, tables["scans"], plots) as all_drawn:
+        earlier = read_earlier(metrics, params.evaluate.split)
+        origin = read_origin(inputs, parent)
+        write_report(Material(evaluation, pictures, tables["scans"], read_data(data), origin, earlier), report)
+        with start_run(kind="evaluate", params=params.flattened(), inputs=inputs, tags=tags, parent=parent) as tracker:
+            tracker.log_dataset(
+                evaluation.predictions,
+                name=f"predictions {params.evaluate.split}",
+                context="validation" if params.evaluate.split == "val" else "test",
+                digest=content_digest(predictions),
+                source=predictions,
+            )
+            tracker.log_metrics(tracked_metrics(evaluation), step=0)
+            tracker.log_artifact(metrics)
+            tracker.log_artifact(predictions)
+            tracker.log_artifact(report)
+            all_drawn()
+            tracker.log_artifacts(plots, "plots")
+            register(evaluation, tables, inputs, tracker)
     for line in told(evaluation):
         logging.getLogger(__name__).info("%s", line)
 

@@ -1,9 +1,11 @@
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
-from lunaops.cores import num_cores, spread
+from lunaops import cores
+from lunaops.cores import meanwhile, num_cores, spread
 from lunaops.errors import InputError
 
 
@@ -74,3 +76,42 @@ def test_an_error_of_the_work_is_raised_here_and_the_rest_is_left() -> None:
 
 def test_there_is_a_core() -> None:
     assert 1 <= num_cores() <= (os.cpu_count() or 1)
+
+
+def write_pid(path: Path) -> None:
+    path.write_text(str(os.getpid()))
+
+
+@pytest.mark.slow
+def test_a_second_process_works_meanwhile_and_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "num_cores", lambda: 2)
+    with meanwhile(write_pid, tmp_path / "pid") as wait:
+        wait()
+        assert (tmp_path / "pid").read_text() != str(os.getpid())
+        (tmp_path / "pid").unlink()
+    with meanwhile(write_pid, tmp_path / "pid"):
+        pass
+    assert (tmp_path / "pid").is_file()
+
+
+def test_on_one_core_it_is_done_here_and_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "num_cores", lambda: 1)
+    with meanwhile(write_pid, tmp_path / "pid"):
+        assert (tmp_path / "pid").read_text() == str(os.getpid())
+
+
+def refuse() -> None:
+    raise InputError("no room")
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_meanwhile_is_raised_where_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "num_cores", lambda: 2)
+    with pytest.raises(InputError, match="^no room$"), meanwhile(refuse):
+        pass
+    with (
+        pytest.raises(InputError, match="^a process was killed, perhaps for want of memory: run again$"),
+        meanwhile(kill_itself_at_two, 2) as wait,
+    ):
+        wait()
+        pytest.fail("the kill was not seen")

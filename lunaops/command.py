@@ -1,6 +1,7 @@
 """Turn a function into a command: arguments from its signature, one clear line for bad input."""
 
 import functools
+import gc
 import inspect
 import logging
 import os
@@ -40,6 +41,7 @@ def _with_options(main: Callable[..., None]) -> Callable[..., None]:
 
 def run_app(app: typer.Typer) -> None:
     """Run a typer application with the error line and the logging that all our commands share."""
+    gc.set_threshold(100_000)  # libraries and figures are many objects that stay: to sift them costs a tenth of a stage
     debug = "--debug" in sys.argv or os.environ.get("LUNAOPS_DEBUG") == "1"
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     logging.basicConfig(

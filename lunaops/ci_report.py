@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,15 @@ def find_base(revision: str, folder: Path = Path()) -> str:
 
 def read_changes(base: str, *, split: str, folder: Path = Path()) -> Changes:
     """Ask `dvc params diff` and `dvc metrics diff`; `split` is the evaluated one."""
-    params = json.loads(dvc("params", "diff", base, "--json", folder=folder) or "{}")
-    files = json.loads(dvc("metrics", "diff", base, "--all", "--json", folder=folder) or "{}")
+
+    def ask(*words: str) -> dict[str, dict[str, Any]]:
+        return dict(json.loads(dvc(*words, "--json", folder=folder) or "{}"))
+
+    with ThreadPoolExecutor() as threads:  # DVC takes two seconds to start
+        answers = [
+            threads.submit(ask, *words) for words in (("params", "diff", base), ("metrics", "diff", base, "--all"))
+        ]
+        params, files = (answer.result() for answer in answers)
     metrics, others = {}, {}
     for path, values in sorted(files.items()):
         is_evaluation = any(name.endswith((".cpm", ".ece")) for name in values)  # of any task

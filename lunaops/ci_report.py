@@ -56,15 +56,9 @@ def find_base(revision: str, folder: Path = Path()) -> str:
 
 def read_changes(base: str, *, split: str, folder: Path = Path()) -> Changes:
     """Ask `dvc params diff` and `dvc metrics diff`; `split` is the evaluated one."""
-
-    def ask(*words: str) -> dict[str, dict[str, Any]]:
-        return dict(json.loads(dvc(*words, "--json", folder=folder) or "{}"))
-
-    with ThreadPoolExecutor() as threads:  # DVC takes two seconds to start
-        answers = [
-            threads.submit(ask, *words) for words in (("params", "diff", base), ("metrics", "diff", base, "--all"))
-        ]
-        params, files = (answer.result() for answer in answers)
+    questions = ("params", "diff", base), ("metrics", "diff", base, "--all")
+    with ThreadPoolExecutor() as threads:  # at once: most of DVC's time is its start
+        params, files = threads.map(lambda words: json.loads(dvc(*words, "--json", folder=folder) or "{}"), questions)
     metrics, others = {}, {}
     for path, values in sorted(files.items()):
         is_evaluation = any(name.endswith((".cpm", ".ece")) for name in values)  # of any task

@@ -41,7 +41,7 @@ def _with_options(main: Callable[..., None]) -> Callable[..., None]:
 
 def run_app(app: typer.Typer) -> None:
     """Run a typer application with the error line and the logging that all our commands share."""
-    gc.set_threshold(100_000)  # libraries and figures are many objects that stay: to sift them costs a tenth of a stage
+    gc.set_threshold(100_000)  # libraries and figures are many objects that stay: to sift them cost evaluate 0.7 s
     debug = "--debug" in sys.argv or os.environ.get("LUNAOPS_DEBUG") == "1"
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     logging.basicConfig(

@@ -199,7 +199,7 @@ def splits_figure(counts: pd.DataFrame, diameters: Mapping[str, pd.Series]) -> F
             axes.plot([], [], color=color, linestyle=line, label=label)
     if known := [value for values in diameters.values() for value in (values.min(), values.max()) if len(values)]:
         low, high = math.floor(math.log2(min(known))), math.ceil(math.log2(max(known)))
-        if high - low < 3:  # less than two powers of two, which are the ticks, lie between the diameters
+        if high - low < 3:  # hardly a power of two, which are the ticks, lies between the diameters
             axes.set_xlim(2.0**low, 2.0 ** max(high, low + 1))
     axes.legend(loc="lower right", frameon=False)
     return figure

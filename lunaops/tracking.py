@@ -98,7 +98,7 @@ class Tracker:
         self._mlflow.log_files(path, folder)
 
     def log_artifacts(self, folder_path: Path, folder: str | None = None) -> None:
-        """Log all files below a folder, into a folder of the run's artifacts."""
+        """Log all files below a folder but hidden ones, into a folder of the run's artifacts."""
         assert folder_path.is_dir(), folder_path
         self._mlflow.log_files(folder_path, folder)
 

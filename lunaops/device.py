@@ -1,8 +1,9 @@
 """Where tensors live, and how batches get there."""
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -57,3 +58,37 @@ def _arrived(batch: Tensors, event: torch.cuda.Event) -> Tensors:
     for tensor in batch:
         tensor.record_stream(current)  # its memory is not given away before this stream is done with it
     return batch
+
+
+class WaitTimer:
+    """How long a device waits for batches; a GPU by its own clock, for the host runs ahead of it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._waits: list[tuple[Any, Any]] = []
+
+    def timed(self, batches: Iterable[Tensors]) -> Iterator[Tensors]:
+        """The batches, which are on the device."""
+        iterator = iter(batches)
+        while True:
+            asked = self._now()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waits.append((asked, self._now()))
+            yield batch
+
+    def seconds(self) -> float:
+        """What was waited since the last time that this was asked; the host waits until the device is done."""
+        waits, self._waits = self._waits, []
+        if not self._on_gpu:
+            return float(sum(arrived - asked for asked, arrived in waits))
+        torch.cuda.synchronize()
+        return float(sum(asked.elapsed_time(arrived) for asked, arrived in waits)) / 1000
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        return torch.cuda.current_stream().record_event(event)

@@ -15,8 +15,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from lunaops.input_norm import InputNorm
 
 _SILENT_FOR = timedelta(minutes=5)  # a process that is silent for longer is taken for dead
 
@@ -47,12 +49,9 @@ class World:
         """`model`, its gradients averaged over the processes after each backward pass."""
         return model if self.size == 1 else DistributedDataParallel(model)
 
-    def share_input_statistics(self, model: nn.Module) -> None:
-        """Let the network's input layer, a batch normalisation, see the whole batch: in place, its weights kept."""
-        own = model.tail_batchnorm
-        if self.size > 1 and not isinstance(own, _SharedBatchNorm):
-            assert isinstance(own, nn.BatchNorm3d)
-            model.tail_batchnorm = _SharedBatchNorm(own)
+    def share_input_statistics(self, layer: InputNorm) -> None:
+        """Let the network's input layer see the whole batch."""
+        layer.all_reduce = distributed.all_reduce if self.size > 1 else None
 
     def gathered(self, column: NDArray[Number], *, total: int, batch_size: int) -> NDArray[Number]:
         """All processes' shares of a column, (total,), in the order of the whole; each gives its own, in order."""
@@ -95,40 +94,3 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
         yield World(distributed.get_rank(), distributed.get_world_size()), device
     finally:
         distributed.destroy_process_group()
-
-
-class _SharedBatchNorm(nn.BatchNorm3d):
-    """Batch normalisation by the mean and variance over all ranks, of an input that needs no gradient.
-
-    torch's SyncBatchNorm refuses CPU tensors; here the input is data, so one all-reduce serves every backend. Sums are
-    float64: HU squared, over 2 million voxels, leave float32 no digits.
-    """
-
-    def __init__(self, own: nn.BatchNorm3d) -> None:
-        super().__init__(own.num_features, own.eps, own.momentum, own.affine, own.track_running_stats)
-        self.weight, self.bias = own.weight, own.bias
-        for name, buffer in own.named_buffers():
-            self._buffers[name] = buffer
-        self.train(own.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:  # also where the layer is frozen
-            return super().forward(x)
-        mean, variance = self._statistics(x.detach())
-        scale = self.weight / torch.sqrt(variance + self.eps)
-        return (x - mean) * scale + self.bias
-
-    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance over all ranks, each (1,); also taken into the running statistics."""
-        values = x.double()
-        sums = torch.stack([values.sum(), values.square().sum(), values.new_tensor(x.numel())])
-        distributed.all_reduce(sums)
-        mean = (sums[0] / sums[2]).reshape(1)
-        variance = (sums[1] / sums[2] - mean.square()).clamp_min(0)
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None and self.momentum is not None
-        unbiased = variance * sums[2] / (sums[2] - 1)
-        self.running_mean.lerp_(mean.float(), self.momentum)
-        self.running_var.lerp_(unbiased.float(), self.momentum)
-        self.num_batches_tracked += 1
-        return mean.float(), variance.float()

@@ -2,17 +2,18 @@
 
 import json
 import math
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
+from lunaops import folding
 from lunaops.errors import InputError
+from lunaops.input_norm import InputNorm
 from lunaops.params import TaskName
+from lunaops.precision import no_autocast
 
 
 class LunaBlock(nn.Module):
@@ -29,7 +30,7 @@ class LunaBlock(nn.Module):
         """(N, in_channels, I, R, C) to (N, channels, I // 2, R // 2, C // 2)."""
         x = self.relu(self.conv1(x))
         x = self.conv2(x)
-        with _no_autocast(x.device):  # which on a CPU would pool in float32, for the same maxima
+        with no_autocast(x.device):  # which on a CPU would pool in float32, for the same maxima
             x = self.maxpool(x)
         pooled: Tensor = self.relu(x)  # commutes with the pooling, which leaves it an eighth of the work
         return pooled
@@ -53,7 +54,7 @@ class LunaModel(nn.Module):
             raise InputError(f"crop.size_irc: four poolings by 2 want at least 16 voxels, got {crop_size_irc}")
         self.crop_size_irc = crop_size_irc
         self.channels = channels
-        self.tail_batchnorm = nn.BatchNorm3d(1)
+        self.tail_batchnorm = InputNorm()
         self.block1 = LunaBlock(1, channels)
         self.block2 = LunaBlock(channels, channels * 2)
         self.block3 = LunaBlock(channels * 2, channels * 4)
@@ -66,9 +67,12 @@ class LunaModel(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1, I, R, C) HU to logits (N, 2) and probabilities (N, 2)."""
         x = self.tail_batchnorm(x)
-        for block in self.blocks:
-            x = block(x)
-        with _no_autocast(x.device):  # scores in bf16 would tie
+        if folding.pays(x):
+            x = folding.folded_blocks(self.blocks, x)
+        else:
+            for block in self.blocks:
+                x = block(x)
+        with no_autocast(x.device):  # scores in bf16 would tie
             logits = self.head_linear(x.flatten(1).float())
             return logits, self.head_softmax(logits)
 
@@ -88,11 +92,6 @@ class LunaModel(nn.Module):
         if not self.tail_batchnorm.weight.requires_grad:
             self.tail_batchnorm.eval()
         return self
-
-
-def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Operations compute in the format of their input; an exported graph gets no trace of it."""
-    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 def _initialise(module: nn.Module, generator: Generator | None) -> None:

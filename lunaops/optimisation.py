@@ -13,9 +13,10 @@ def make_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimiz
     """SGD or AdamW over the weights of `model` that are to be trained."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate, decay, momentum = params.learning_rate, params.weight_decay, params.momentum
+    fused = True if trained[0].is_cuda else None  # all weights in one kernel: a small step on a GPU waits for the host
     if params.optimizer == "sgd":
-        return torch.optim.SGD(trained, lr=rate, weight_decay=decay, momentum=momentum)
-    return torch.optim.AdamW(trained, lr=rate, weight_decay=decay, betas=(momentum, 0.999))
+        return torch.optim.SGD(trained, lr=rate, weight_decay=decay, momentum=momentum, fused=fused)
+    return torch.optim.AdamW(trained, lr=rate, weight_decay=decay, betas=(momentum, 0.999), fused=fused)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

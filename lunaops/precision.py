@@ -25,6 +25,11 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Operations compute in the format of their input; an exported graph gets no trace of it."""
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+
+
 def chosen_precision(wanted: Literal["auto"] | Precision, device: torch.device) -> Precision:
     """`wanted`; "auto" is bf16 where the device multiplies such numbers itself, and quicker than fp32; else fp32.
 

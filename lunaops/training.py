@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lunaops.augment import apply_augmentation, draw_augmentation
 from lunaops.dataset import Batch, Batches, CropDataset
-from lunaops.device import on_device
+from lunaops.device import WaitTimer, on_device
 from lunaops.distributed import ALONE, World
 from lunaops.errors import InputError
 from lunaops.interrupts import Interrupted
@@ -94,7 +94,7 @@ def fit(
     while state.epoch < params.epochs and not is_stalled(state.val_scores, params.patience):
         speed = loop.train_epoch(batches)
         validated = score_batches(
-            loop.network, loop.said(val_batches, label="validate"), state.device, state.precision
+            state.model, loop.said(val_batches, label="validate"), state.device, state.precision
         ).gathered(world, total=len(val), batch_size=params.batch_size)
         yield loop.finish_epoch(validated, speed)
     if state.epoch == params.epochs:
@@ -129,11 +129,12 @@ class _Loop:
     checkpoint: Callable[[], None]
 
     def __post_init__(self) -> None:
-        self.world.share_input_statistics(self.state.model)
-        self.network: nn.Module = self.state.model
-        if self.params.compile:
-            self.network = torch.compile(self.network)  # type: ignore[assignment]  # what it returns is a module
-        self.forward = self.world.wrapped(self.network)
+        self.world.share_input_statistics(self.state.model.tail_batchnorm)
+        network: nn.Module = self.state.model
+        if self.params.compile:  # for the sizes that batches have: for any size takes longer, and validation needs none
+            network = torch.compile(network, dynamic=False)  # type: ignore[assignment]  # what it returns is a module
+        self.forward = self.world.wrapped(network)
+        self._waits = WaitTimer(self.state.device)
         self._passes: list[Pass] = []
         self._norms: list[Tensor] = []
 
@@ -150,7 +151,8 @@ class _Loop:
             self.sampler.epoch = epoch
             self.sampler.first_step = first = self.state.step if epoch == self.state.epoch else 0
             moved = on_device(loader, self.state.device)
-            for step, (batch, rows) in enumerate(zip(moved, self.sampler, strict=True), start=first):
+            timed = self._waits.timed(moved)
+            for step, (batch, rows) in enumerate(zip(timed, self.sampler, strict=True), start=first):
                 yield self._varied(batch, rows, epoch, step)
 
     def _varied(self, batch: Batch, rows: list[int], epoch: int, step: int) -> Batch:
@@ -169,12 +171,10 @@ class _Loop:
 
     def train_epoch(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Do the steps that are left of the epoch; how fast that was."""
-        started, waited, samples = time.perf_counter(), 0.0, 0
+        started, samples = time.perf_counter(), 0
         self.forward.train()
         while self.state.step < len(self.sampler):
-            asked = time.perf_counter()
             batch = next(batches)
-            waited += time.perf_counter() - asked
             samples += self._batch_length(self.state.step)
             self._step(batch)
             if self.world.any(self.stop.is_set()):
@@ -185,6 +185,7 @@ class _Loop:
                 self._keep()
                 self.checkpoint()
         self._keep()
+        waited = self._waits.seconds()
         seconds = time.perf_counter() - started
         return {
             "train/samples_per_second": samples / seconds,

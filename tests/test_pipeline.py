@@ -47,7 +47,7 @@ DOORS = {
     "zipfile": {"lunaops/sources/archive.py"},
     "typer": {f"lunaops/{name}.py" for name in COMMANDS},
 }
-KNOW_NOTHING_OF_OURS = ["geometry", "metrics", "froc", "ranking", "augment", "model", "progress", "views"]
+KNOW_NOTHING_OF_OURS = ["geometry", "metrics", "froc", "ranking", "augment", "input_norm", "progress", "views"]
 ALLOWED_EVERYWHERE = {"lunaops", "lunaops.errors", "lunaops.errors.InputError", "lunaops.params"}
 ALLOWED_EVERYWHERE |= {"lunaops.ranking", "lunaops.ranking.counts_at_thresholds"}
 WITHOUT_TORCH = [
@@ -135,6 +135,11 @@ def test_nothing_imports_a_stage() -> None:
 def test_the_foundations_import_nothing_of_ours(module: str) -> None:
     known = {name for name in ours(ROOT / f"lunaops/{module}.py") if not name.startswith("lunaops.params")}
     assert known <= ALLOWED_EVERYWHERE
+
+
+def test_a_model_rests_on_how_it_is_computed_alone() -> None:
+    below = {path.stem for path in import_closure(ROOT / "lunaops/model.py")}
+    assert below <= {"__init__", "model", "folding", "input_norm", "precision", "params", "errors"}
 
 
 def test_crops_rest_on_scans_and_scans_on_geometry() -> None:

@@ -68,13 +68,21 @@ class CropDataset(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """The crops at `indices`, copied once, out of the memory maps into one tensor."""
+        return self.gathered(indices)
+
+    def gathered(self, indices: Sequence[int], *, pin: bool = False) -> Batch:
+        """The crops at `indices`, copied once, out of the memory maps into one tensor, page-locked if `pin`."""
         index_a = np.asarray(indices, np.int64)
-        hu = np.empty((len(index_a), 1, *self.crops.manifest.geometry.size_irc), np.int16)  # numpy asks for huge pages
+        shape = (len(index_a), 1, *self.crops.manifest.geometry.size_irc)
+        if pin:
+            hu = torch.empty(shape, dtype=torch.int16, pin_memory=True)
+        else:
+            hu = torch.from_numpy(np.empty(shape, np.int16))  # numpy asks for huge pages
         places = zip(self._series_of[index_a].tolist(), self._row_in_block[index_a].tolist(), strict=True)
-        for target, (series, row) in zip(hu, places, strict=True):
+        for target, (series, row) in zip(hu.numpy(), places, strict=True):
             target[0] = self.crops.crop(self._series[series], row)
-        return Batch(torch.from_numpy(hu), torch.from_numpy(self.is_positive[index_a]), torch.from_numpy(index_a))
+        is_positive, row = torch.from_numpy(self.is_positive[index_a]), torch.from_numpy(index_a)
+        return Batch(hu, is_positive.pin_memory(), row.pin_memory()) if pin else Batch(hu, is_positive, row)
 
 
 def _of_series(candidates: pd.DataFrame, series_uid: str) -> "pd.Series[bool]":
@@ -138,5 +146,4 @@ class Batches:
                 pool.shutdown(wait=False, cancel_futures=True)  # also where the consumer stops early
 
     def _gathered(self, indices: list[int]) -> Batch:
-        batch = self._dataset.__getitems__(indices)
-        return Batch(*(column.pin_memory() for column in batch)) if self._pin else batch
+        return self._dataset.gathered(indices, pin=self._pin)

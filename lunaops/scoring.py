@@ -14,7 +14,7 @@ from lunaops.dataset import Batch
 from lunaops.device import on_device
 from lunaops.distributed import World
 from lunaops.params import Precision
-from lunaops.precision import autocast
+from lunaops.precision import autocast, set_tf32
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,7 @@ def score_batches(
 ) -> Scored:
     """Score all samples without changing the model: no gradient, no batch statistics."""
     model.eval()
+    set_tf32(precision)
     with torch.inference_mode():
         return gathered([score_batch(model, batch, precision) for batch in on_device(batches, device)])
 

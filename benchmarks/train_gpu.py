@@ -31,8 +31,8 @@ from lunaops.crops import CropReader, Manifest
 from lunaops.dataset import CropDataset
 from lunaops.model import LunaModel
 from lunaops.params import AugmentParams, Precision, TrainParams, read_params
-from lunaops.precision import autocast, set_tf32
-from lunaops.training import fit, set_determinism
+from lunaops.precision import autocast, set_determinism, set_tf32
+from lunaops.training import fit
 from lunaops.training_state import TrainingState
 
 LUNA16_EPOCH = 495_958

@@ -5,6 +5,7 @@ summed by DistributedDataParallel and the input layer's statistics by `World.sha
 what one would. Without torchrun there is one process, and the same calls do nothing.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import distributed, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # documented, but not exported by name
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from lunaops.input_norm import InputNorm
@@ -72,6 +75,15 @@ class World:
 ALONE = World()
 
 
+def part_ends(rank: int, size: int, *, length: int, parts: int) -> list[int]:
+    """Where a rank's share of a batch of `length` samples is cut, so that the batch is cut into equal `parts`.
+
+    Between the ends the rank's samples are those of one part of the whole batch, whatever `size`; none may be.
+    """
+    ends = np.cumsum([len(part) for part in np.array_split(np.arange(length), parts)])[:-1]
+    return [max(0, math.ceil((end - rank) / size)) for end in ends.tolist()]
+
+
 def share_of(rank: int, size: int, *, total: int, batch_size: int) -> NDArray[np.int64]:
     """The places, of `total` in batches of `batch_size`, whose samples this rank computes, rising."""
     places = np.arange(total)
@@ -89,7 +101,10 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=_SILENT_FOR)
+    store, rank, size = next(rendezvous("env://", timeout=_SILENT_FOR))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps one store for all, dead processes' too
+    store = PrefixStore(f"attempt {attempt} of {size}", store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_SILENT_FOR)
     try:
         yield World(distributed.get_rank(), distributed.get_world_size()), device
     finally:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
 
 from lunaops import folding
+from lunaops.disk import write_whole
 from lunaops.errors import InputError
 from lunaops.input_norm import InputNorm
 from lunaops.params import TaskName
@@ -111,9 +112,8 @@ def write_model(model: LunaModel, folder: Path, facts: dict[str, Any]) -> None:
 
 def write_model_files(folder: Path, weights: dict[str, Tensor], said: dict[str, Any]) -> None:
     """Write what `read_model_files` gives: the weights, and what model.json says."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, folder / "weights.safetensors")
-    (folder / "model.json").write_text(json.dumps(said, indent=2) + "\n")
+    write_whole(folder / "weights.safetensors", save({name: w.contiguous().cpu() for name, w in weights.items()}))
+    write_whole(folder / "model.json", f"{json.dumps(said, indent=2)}\n".encode())
 
 
 def read_model_files(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""Which number format the network computes in, and whether it can be trusted here."""
+"""Which number format and algorithms the network computes with, and whether they can be trusted here."""
 
 import logging
+import os
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any, Literal
@@ -18,6 +19,17 @@ def set_tf32(precision: Precision) -> None:
     allowed = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+def set_determinism(wanted: bool) -> None:
+    """Have torch choose algorithms that give the same bits each time, on one device.
+
+    Warnings stay warnings: CUDA's max-pooling counts as undetermined because windows may overlap; ours do not.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for; read at cuBLAS's first use
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.backends.cudnn.benchmark = not wanted
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

@@ -6,20 +6,22 @@ before it runs the stage, so the file lies outside them.
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from lunaops.disk import write_whole
 from lunaops.params import Params
 from lunaops.provenance import content_digest
 
 logger = logging.getLogger(__name__)
 
+_FORMAT = 2  # raise it when a part keeps other tensors or facts than before
 _NAMED_DIFFERENCES = 3
 _SECTIONS = ("model", "train", "augment", "split")  # on whose params a training's numbers depend ...
 _WITHOUT_EFFECT = {  # ... but for these
@@ -45,7 +47,7 @@ class ResumeFile:
 
     def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
         self.path = path
-        self._fingerprint = json.loads(json.dumps(fingerprint))
+        self._fingerprint = json.loads(json.dumps({"format of the state": _FORMAT, **fingerprint}))
 
     def write(self, parts: Mapping[str, Resumable], facts: Mapping[str, Any]) -> None:
         """Replace the file, all at once, by the state of the parts and `facts`."""
@@ -56,12 +58,7 @@ class ResumeFile:
         }
         kept = {"parts": {part: resumable.facts() for part, resumable in parts.items()}, "facts": dict(facts)}
         metadata = {"fingerprint": json.dumps(self._fingerprint), "kept": json.dumps(kept)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(f".{self.path.name}.unfinished")
-        save_file(tensors, unfinished, metadata)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(self.path)
+        write_whole(self.path, save(tensors, metadata | {"digest": _digest(tensors, metadata)}))
 
     def restore(self, parts: Mapping[str, Resumable]) -> dict[str, Any]:
         """Give the parts their state back and return the facts; where there is none of this run, change nothing.
@@ -78,6 +75,8 @@ class ResumeFile:
                     logger.warning("%s: not resumed, it is of another run: %s; starting anew", self.path, differences)
                     return {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                if _digest(tensors, metadata) != metadata["digest"]:
+                    raise ValueError("it is damaged")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             logger.warning("%s: not resumed, it cannot be read (%s); starting anew", self.path, error)
             return {}
@@ -92,14 +91,23 @@ class ResumeFile:
         self.path.unlink(missing_ok=True)
 
 
-def training_fingerprint(params: Params, inputs: Mapping[str, Path], *, device: str, processes: int) -> dict[str, Any]:
-    """All that the numbers of a training depend on: parameters, hashes of its inputs, kind and count of devices."""
+def training_fingerprint(params: Params, inputs: Mapping[str, Path], *, device: str) -> dict[str, Any]:
+    """All that the numbers of a training depend on: parameters, hashes of its inputs, kind of device.
+
+    Not the number of processes, which changes their last digits alone: a machine that is lost does not end a run.
+    """
     chosen = {
         key: value
         for key, value in params.flattened().items()
         if key.partition(".")[0] in _SECTIONS and key not in _WITHOUT_EFFECT
     }
-    return chosen | {name: content_digest(path) for name, path in inputs.items()} | {device: processes}
+    return chosen | {name: content_digest(path) for name, path in inputs.items()} | {"device": device}
+
+
+def _digest(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Of every name and bit."""
+    said = metadata["fingerprint"] + metadata["kept"]
+    return xxhash.xxh3_128_hexdigest(said.encode() + save(tensors))
 
 
 def _differences(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

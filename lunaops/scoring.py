@@ -74,4 +74,6 @@ def score_batches(
 
 def gathered(passes: Sequence[Pass]) -> Scored:
     """The passes in a row, on the host: the one time that it waits for the device."""
+    if not passes:
+        return NOTHING
     return Scored(*(torch.cat(column).cpu().numpy() for column in zip(*passes, strict=True)))

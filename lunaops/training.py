@@ -1,7 +1,7 @@
 """fit(): trains a model and yields one EpochResult after another. It knows no file and no tracker."""
 
 import logging
-import os
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,20 +17,22 @@ from torch.nn.parallel import DistributedDataParallel
 from lunaops.augment import apply_augmentation, draw_augmentation
 from lunaops.dataset import Batch, Batches, CropDataset
 from lunaops.device import WaitTimer, on_device
-from lunaops.distributed import ALONE, World
+from lunaops.distributed import ALONE, World, part_ends
 from lunaops.errors import InputError
 from lunaops.interrupts import Interrupted
 from lunaops.memory import keep_freed_memory
 from lunaops.metrics import classification_metrics
 from lunaops.optimisation import is_stalled, learning_rate, set_learning_rate
 from lunaops.params import AugmentParams, Precision, TrainParams
-from lunaops.precision import chosen_precision, set_tf32, trusted_precision
+from lunaops.precision import chosen_precision, set_determinism, set_tf32, trusted_precision
 from lunaops.progress import progress
 from lunaops.sampling import EpochSampler, TableSampler
 from lunaops.scoring import Pass, Scored, gathered, network_input, score_batch, score_batches
 from lunaops.training_state import TrainingState
 
 logger = logging.getLogger(__name__)
+
+_REMEDY = "lower train.learning_rate or train.momentum, or set train.clip_norm; the last good checkpoint is kept"
 
 
 @dataclass(frozen=True)
@@ -96,22 +98,13 @@ def fit(
         validated = score_batches(
             state.model, loop.said(val_batches, label="validate"), state.device, state.precision
         ).gathered(world, total=len(val), batch_size=params.batch_size)
+        if not np.isfinite(validated.loss).all():
+            raise InputError(f"the loss on val is not finite after epoch {state.epoch + 1}: {_REMEDY}")
         yield loop.finish_epoch(validated, speed)
     if state.epoch == params.epochs:
         next(batches, None)  # and the progress says that it is done
     else:
         logger.info("no better epoch in %d: stopped early, after epoch %d", params.patience, state.epoch)
-
-
-def set_determinism(wanted: bool) -> None:
-    """Have torch choose algorithms that give the same bits each time, on one device.
-
-    Warnings stay warnings: CUDA's max-pooling counts as undetermined because windows may overlap; ours do not.
-    """
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for; read at cuBLAS's first use
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
-    torch.backends.cudnn.benchmark = not wanted
 
 
 @dataclass(eq=False)
@@ -231,9 +224,11 @@ class _Loop:
         state.step += 1
 
     def _pieces(self, batch: Batch) -> list[Batch]:
-        """The batch in `train.accumulate` parts, as equal as may be; none is empty where there is one process."""
-        count = self.params.accumulate if self.world.size > 1 else min(self.params.accumulate, len(batch.row))
-        return [Batch(*columns) for columns in zip(*(c.tensor_split(count) for c in batch), strict=True)]
+        """This process's share of each of the whole batch's `train.accumulate` parts; no part is empty everywhere."""
+        length = self._batch_length(self.state.step)
+        parts = min(self.params.accumulate, length)
+        ends = part_ends(self.world.rank, self.world.size, length=length, parts=parts)
+        return [Batch(*columns) for columns in zip(*(c.tensor_split(ends) for c in batch), strict=True)]
 
     def _accumulating(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Gradients travel between processes with the last part of a batch only."""
@@ -253,7 +248,10 @@ class _Loop:
         done = min(self.state.step * self.params.batch_size, self.sampler.samples) - len(self.state.scored.row)
         new = gathered(self._passes).gathered(self.world, total=done, batch_size=self.params.batch_size)
         self._check_finite(new)
-        self.state.take(new, torch.stack(self._norms).double().sum().item())
+        sum_of_norms = torch.stack(self._norms).double().sum().item()
+        if not math.isfinite(sum_of_norms):
+            raise InputError(f"a gradient is no longer finite in epoch {self.state.epoch + 1}: {_REMEDY}")
+        self.state.take(new, sum_of_norms)
         self._passes, self._norms = [], []
 
     def _check_finite(self, scored: Scored) -> None:
@@ -265,8 +263,7 @@ class _Loop:
             candidate_ids = self.train.table["candidate_id"].iloc[rows].tolist()
             raise InputError(
                 f"the loss is no longer finite in epoch {self.state.epoch + 1}, batch {step + 1}, for the candidates "
-                f"{candidate_ids}: lower train.learning_rate or train.momentum, or set train.clip_norm; the last good "
-                "checkpoint is kept"
+                f"{candidate_ids}: {_REMEDY}"
             )
 
 

@@ -1,5 +1,6 @@
 """Stage train: train the classifier and track every epoch."""
 
+import logging
 from collections import deque
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from lunaops.crops import CropReader, read_manifest
 from lunaops.dataset import CropDataset
 from lunaops.device import choose_device
 from lunaops.distributed import join_world
+from lunaops.errors import InputError
 from lunaops.finetuning import freeze, init_from
 from lunaops.interrupts import stop_on_signals
 from lunaops.model import LunaModel, read_model
@@ -24,6 +26,8 @@ from lunaops.task import TASKS, labelled
 from lunaops.tracking import start_run, write_link
 from lunaops.training import fit
 from lunaops.training_state import TrainingState
+
+logger = logging.getLogger(__name__)
 
 
 def main(
@@ -48,6 +52,9 @@ def main(
     table = labelled(read_table(candidates), read_table(nodules), task)
     crops = CropReader(read_manifest(manifest), table, raw, cache_folder())
     train, val = (CropDataset(table, crops, label=task.label, splits=[split]) for split in ("train", "val"))
+    for name, dataset in (("train", train), ("val", val)):
+        if not len(dataset):
+            raise InputError(f"split {name} has no candidate of a known class: change section split of params.yaml")
     start = torch.Generator().manual_seed(params.train.seed)
     model = LunaModel(crops.manifest.geometry.size_irc, params.model.channels, start)
     if params.train.init_from:
@@ -56,7 +63,7 @@ def main(
     inputs = {"candidates": candidates, "nodules": nodules, "crops": manifest}
     with join_world(choose_device(params.train.device)) as (world, device), stop_on_signals() as stop:
         state = TrainingState(model, params.train, device)
-        kept = ResumeFile(resume, training_fingerprint(params, inputs, device=device.type, processes=world.size))
+        kept = ResumeFile(resume, training_fingerprint(params, inputs, device=device.type))
         spacing_irc = spacing_irc_of(train.table, read_table(scans))
         go_on = partial(
             fit,
@@ -75,6 +82,8 @@ def main(
             models, reports, best_by=params.train.best_by, geometry=crops.manifest.geometry, task=task
         )
         position = kept.restore({"training": state, "record": record})
+        if position:
+            logger.info("going on after %d epochs and %d batches", state.epoch, state.step)
         with start_run(
             kind="train",
             params=params.flattened(),

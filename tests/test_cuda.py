@@ -12,10 +12,10 @@ from lunaops.augment import apply_augmentation, draw_augmentation
 from lunaops.dataset import Batch, Batches
 from lunaops.device import on_device, place_model
 from lunaops.params import AugmentParams, TrainParams
-from lunaops.precision import chosen_precision, trusted_precision
+from lunaops.precision import chosen_precision, set_determinism, trusted_precision
 from lunaops.sampling import TableSampler
 from lunaops.scoring import network_input, score_batches
-from lunaops.training import EpochResult, _Loop, fit, set_determinism
+from lunaops.training import EpochResult, _Loop, fit
 from lunaops.training_state import TrainingState
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -139,7 +139,7 @@ def test_the_foundations_import_nothing_of_ours(module: str) -> None:
 
 def test_a_model_rests_on_how_it_is_computed_alone() -> None:
     below = {path.stem for path in import_closure(ROOT / "lunaops/model.py")}
-    assert below <= {"__init__", "model", "folding", "input_norm", "precision", "params", "errors"}
+    assert below <= {"__init__", "disk", "progress", "model", "folding", "input_norm", "precision", "params", "errors"}
 
 
 def test_crops_rest_on_scans_and_scans_on_geometry() -> None:

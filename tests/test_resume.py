@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny import make_tiny, outputs, results
 from torch import Tensor
 
@@ -54,16 +56,32 @@ def test_a_state_of_other_params_is_refused_by_name_and_changes_nothing(
     assert "not resumed, it is of another run: train.seed was 1, is 2; starting anew" in caplog.text
 
 
+def kept(tmp_path: Path) -> ResumeFile:
+    file = ResumeFile(tmp_path / "state", {"seed": 1})
+    file.write({"part": Part(tensor=[1.0] * 100, fact=1)}, {"position": "p"})
+    return file
+
+
 @pytest.mark.parametrize("content", [b"", b"not safetensors", None])
 def test_a_damaged_state_is_said_and_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
 ) -> None:
-    file = ResumeFile(tmp_path / "state", {})
-    file.write({"part": Part(tensor=[1.0] * 100, fact=1)}, {})
+    file = kept(tmp_path)
     whole = file.path.read_bytes()
     file.path.write_bytes(whole[:-10] if content is None else content)
     assert file.restore({"part": Part()}) == {}
     assert "not resumed, it cannot be read" in caplog.text
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_bit_of_a_state_may_flip(tmp_path: Path, data: st.DataObject) -> None:
+    file, part = kept(tmp_path), Part(untouched=True)
+    content = bytearray(file.path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    file.path.write_bytes(content)
+    facts = file.restore({"part": part})
+    assert (facts, part.values) in [({}, {"untouched": True}), ({"position": "p"}, {"tensor": [1.0] * 100, "fact": 1})]
 
 
 def test_without_a_state_there_is_nothing_to_say(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -72,16 +90,16 @@ def test_without_a_state_there_is_nothing_to_say(tmp_path: Path, caplog: pytest.
 
 
 def test_the_fingerprint_names_data_params_and_devices_but_not_the_number_of_workers(tmp_path: Path) -> None:
-    def fingerprint(processes: int = 1, **train: Any) -> dict[str, Any]:
+    def fingerprint(device: str = "cpu", **train: Any) -> dict[str, Any]:
         paths = make_tiny(tmp_path, **train)
         inputs = {"candidates": paths["candidates"], "crops": paths["manifest"]}
-        return training_fingerprint(read_params(paths["params_file"]), inputs, device="cpu", processes=processes)
+        return training_fingerprint(read_params(paths["params_file"]), inputs, device=device)
 
     assert fingerprint() == fingerprint(num_workers=3, checkpoint_every=4)
-    assert fingerprint() != fingerprint(processes=2)
+    assert fingerprint() != fingerprint(device="cuda")
     assert fingerprint() != fingerprint(learning_rate=0.5)
     (tmp_path / "candidates.parquet").write_bytes(b"other")
-    assert {"candidates", "crops", "cpu", "model.channels", "augment.flip"} <= set(fingerprint())
+    assert {"candidates", "crops", "device", "model.channels", "augment.flip"} <= set(fingerprint())
 
 
 def start(paths: dict[str, Path], cache: Path) -> ForkServerProcess:

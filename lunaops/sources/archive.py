@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from lunaops.disk import check_space, write_block, writing
 from lunaops.errors import InputError
 from lunaops.progress import BYTES, progress
-from lunaops.sources.disk import check_space, write_block, writing
 from lunaops.sources.receipts import Stamp
 
 _BLOCK = 1 << 20

@@ -20,13 +20,13 @@ import SimpleITK as sitk
 
 from lunaops.cores import spread
 from lunaops.ct import HuArray
+from lunaops.disk import check_space
 from lunaops.errors import InputError
 from lunaops.geometry import Grid
 from lunaops.numerals import number_of
 from lunaops.progress import progress
 from lunaops.series import is_series_uid
 from lunaops.sources.dicom_pixels import check_pixels
-from lunaops.sources.disk import check_space
 from lunaops.sources.metaimage import write_metaimage
 from lunaops.sources.slices import Slice, stack
 

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lunaops.ct import raw_path, read_grid
+from lunaops.disk import check_space
 from lunaops.errors import InputError
 from lunaops.progress import progress
 from lunaops.sources import dicom
-from lunaops.sources.disk import check_space
 from lunaops.subsets import SUBSETS, scan_headers
 
 LABEL_FILES = (

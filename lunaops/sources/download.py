@@ -15,9 +15,9 @@ from pathlib import Path
 import requests
 import urllib3
 
+from lunaops.disk import write_block, writing
 from lunaops.errors import InputError
 from lunaops.progress import BYTES, bytes_said, progress
-from lunaops.sources.disk import write_block, writing
 from lunaops.sources.time_limit import cut_off, within
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before each new try; from the first again when bytes came

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lunaops.disk import write_whole
 from lunaops.progress import bytes_said, progress
-from lunaops.sources.disk import writing
 
 _BLOCK = 1 << 20
 
@@ -52,10 +52,7 @@ class Receipts:
     def write(self) -> None:
         """Replace the file at `path`, all at once."""
         text = json.dumps({name: asdict(receipt) for name, receipt in sorted(self._receipts.items())}, indent=1)
-        unfinished = self.path.with_name(f"{self.path.name}.unfinished")
-        with writing(self.path):
-            unfinished.write_text(f"{text}\n", encoding="utf-8")
-            unfinished.replace(self.path)
+        write_whole(self.path, f"{text}\n".encode())
 
     def link_again(
         self, name: str, previous: Path, folder: Path, *, md5: str | None, files: Collection[str] | None

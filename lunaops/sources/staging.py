@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lunaops.disk import writing
 from lunaops.errors import InputError
-from lunaops.sources.disk import writing
 
 _NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOTSUP)  # of a folder: over NFS
 

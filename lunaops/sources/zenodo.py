@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from lunaops.ct import raw_path, read_grid
+from lunaops.disk import check_space, writing
 from lunaops.errors import InputError
 from lunaops.sources.archive import unpack
-from lunaops.sources.disk import check_space, writing
 from lunaops.sources.download import PAUSES_S, download, md5_of
 from lunaops.sources.receipts import Receipt, Receipts, Stamp, stamp_of
 from lunaops.subsets import LUNA16, RemoteFile, scan_headers

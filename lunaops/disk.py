@@ -1,6 +1,7 @@
 """Room on the disk: asked for before it is needed, missed in one line."""
 
 import io
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,25 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}; mend that and run again") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace `path`, all at once, in a folder that is made; raises InputError where it cannot, and leaves it be.
+
+    A process that is killed leaves the old file, and at most one beside it that the next writes over.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with unfinished.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # a part of it would keep the disk full
+            raise
 
 
 def write_block(file: io.FileIO, block: bytes) -> None:

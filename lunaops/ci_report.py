@@ -55,7 +55,10 @@ def find_base(revision: str, folder: Path = Path()) -> str:
 
 
 def read_changes(base: str, *, split: str, folder: Path = Path()) -> Changes:
-    """Ask `dvc params diff` and `dvc metrics diff`; `split` is the evaluated one."""
+    """Ask `dvc params diff` and `dvc metrics diff`; `split` is the evaluated one.
+
+    A metric that is text, which threshold_rule is, is left out: it is a parameter too, and stands among these.
+    """
     questions = ("params", "diff", base), ("metrics", "diff", base, "--all")
     with ThreadPoolExecutor() as threads:  # at once: most of DVC's time is its start
         params, files = threads.map(lambda words: json.loads(dvc(*words, "--json", folder=folder) or "{}"), questions)
@@ -64,6 +67,8 @@ def read_changes(base: str, *, split: str, folder: Path = Path()) -> Changes:
         is_evaluation = any(name.endswith((".cpm", ".ece")) for name in values)  # of any task
         for name, change in values.items():
             pair = (change.get("old"), change.get("new"))
+            if any(isinstance(value, str) for value in pair):
+                continue
             if is_evaluation and name.startswith(f"{split}."):
                 metrics[name.removeprefix(f"{split}.")] = pair
             else:

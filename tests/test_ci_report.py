@@ -7,7 +7,7 @@ import pytest
 from repository import call, change, commit, copy_of, stages_run
 
 from lunaops.ci_plan import Plan
-from lunaops.ci_report import Changes, Pair, Verdict, as_markdown, judge, workflow_link
+from lunaops.ci_report import Changes, Pair, Verdict, as_markdown, judge, read_changes, workflow_link
 from lunaops.task import MALIGNANCY
 
 CURVE = {"sensitivity_at/0.125": (0.5, 0.25), "sensitivity_at/1": (0.75, 0.5), "sensitivity_at/8": (1.0, 1.0)}
@@ -120,6 +120,66 @@ def test_in_a_workflow_the_comment_leads_to_its_log(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("GITHUB_REPOSITORY", "a/b")
     monkeypatch.setenv("GITHUB_RUN_ID", "7")
     assert "(https://git.example.org/a/b/actions/runs/7)" in workflow_link()[0]
+
+
+# what DVC says of two commits, `metrics.json` of each as evaluate writes it
+
+
+def evaluated(project: Path, split: str, rule: str, cpm: float) -> None:
+    numbers = {"threshold_rule": rule, "cpm": cpm, "sensitivity_at/1": cpm, "ece": 0.1, "roc_auc": None}
+    (project / "reports").mkdir(exist_ok=True)
+    (project / "reports" / "metrics.json").write_text(json.dumps({split: numbers}))
+    (project / "params.yaml").write_text(json.dumps({"evaluate": {"split": split, "threshold_rule": rule}}))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A repository whose only commit has no metrics.json yet."""
+    call(tmp_path, "git", "init", "-q", "-b", "main")
+    call(tmp_path, "dvc", "init", "-q")
+    (tmp_path / "dvc.yaml").write_text("metrics: [reports/metrics.json]\n")
+    (tmp_path / "params.yaml").write_text('{"evaluate": {"split": "test", "threshold_rule": "fixed"}}')
+    commit(tmp_path)
+    return tmp_path
+
+
+def compared(project: Path, split: str) -> tuple[Changes, Verdict, list[str]]:
+    """What is read, judged and commented of the working tree against HEAD."""
+    found = read_changes("HEAD", split=split, folder=project)
+    verdict = judge(found, split=split, max_cpm_drop=0.02)
+    text = as_markdown(found, verdict, Plan({}, False), split=split, head="a" * 40, links=[])
+    return found, verdict, text.splitlines()
+
+
+@pytest.mark.slow
+def test_a_base_without_metrics_has_none_to_compare_with(project: Path) -> None:
+    evaluated(project, "test", "fixed", 0.75)
+    found, _, lines = compared(project, "test")
+    assert found.metrics["cpm"] == (None, 0.75)
+    assert "**Gate passed**: CPM of split test is 0.7500; the base has none to compare with." in lines
+    assert "| `cpm` | – | 0.7500 |  |" in lines
+
+
+@pytest.mark.slow
+def test_another_threshold_rule_stands_among_the_parameters_alone(project: Path) -> None:
+    evaluated(project, "test", "fixed", 0.75)
+    commit(project)
+    evaluated(project, "test", "best_f1", 0.875)
+    found, verdict, lines = compared(project, "test")
+    assert verdict.is_passed
+    assert "threshold_rule" not in found.metrics
+    assert "| `evaluate.threshold_rule` | `fixed` | `best_f1` |" in lines
+    assert "| `cpm` | 0.7500 | 0.8750 | +0.125 |" in lines
+
+
+@pytest.mark.slow
+def test_another_split_fails_and_the_comment_says_what_the_base_has(project: Path) -> None:
+    evaluated(project, "test", "fixed", 0.75)
+    commit(project)
+    evaluated(project, "val", "fixed", 0.875)
+    _, _, lines = compared(project, "val")
+    assert "**Gate failed**: CPM of split val is 0.8750; the base has only test.cpm." in lines
+    assert "| `test.cpm` | 0.7500 | – |  |" in lines
 
 
 # a repository with a remote, and a clone of it

@@ -52,6 +52,7 @@ def _read(path: Path, compare_with: str) -> pd.DataFrame:
         first = table[twice].iloc[0]
         raise InputError(
             f"evaluate.compare_with {compare_with}: {int(twice.sum())} rows hold a candidate again, the first "
-            f"candidate {first['candidate_id']} of split {first['split']}; give a predictions.parquet that predict wrote"
+            f"candidate {first['candidate_id']} of split {first['split']}; give a "
+            "predictions.parquet that predict wrote"
         )
     return table

@@ -52,7 +52,9 @@ def test_a_mark_that_counts_neither_way_may_be_the_lowest_within_a_rate():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([0, 1, 50, 51]), st.integers(0, 8)), min_size=1, max_size=12),
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from([0, 1, 50, 51]), st.integers(0, 8)), min_size=1, max_size=12
+    ),
     st.integers(0, 6).map(lambda k: k / 4),
 )
 def test_no_lower_score_keeps_to_the_rate(rows, max_fps_per_scan):

@@ -110,11 +110,10 @@ def judge(changes: Changes, *, split: str, max_cpm_drop: float, task: Task = NOD
 
 def as_markdown(changes: Changes, verdict: Verdict, plan: Plan, *, split: str, head: str, links: list[str]) -> str:
     """The comment: the verdict, what ran and why, changed params, metrics, the FROC as picture and table, links."""
-    what = "the whole pipeline" if plan.kind == PIPELINE else "evaluate alone"
     sections = [
         f"{MARK}\n## Evaluation of {head[:7]} against {changes.base[:7]}",
         f"**{'Gate passed' if verdict.is_passed else 'Gate failed'}**: {verdict.reason}.",
-        f"Ran {what} (`dvc repro {' '.join(plan.repro_arguments)}`): {plan.reason}.",
+        _ran(plan),
         "### Parameters",
         _table(["parameter", "base", "now"], [[_code(k), _code(a), _code(b)] for k, (a, b) in changes.params.items()])
         if changes.params
@@ -131,10 +130,15 @@ def as_markdown(changes: Changes, verdict: Verdict, plan: Plan, *, split: str, h
 def failed_markdown(code: int, plan: Plan, *, base: str, head: str) -> str:
     """The comment where there are no numbers: `dvc repro` failed."""
     return (
-        f"{MARK}\n## Evaluation of {head[:7]} against {base[:7]}\n\n**Gate failed**: `dvc repro "
-        f"{' '.join(plan.repro_arguments)}` failed (exit code {code}); the log of the job says why. Ran it because "
-        f"{plan.reason}.\n"
+        f"{MARK}\n## Evaluation of {head[:7]} against {base[:7]}\n\n**Gate failed**: `dvc repro` "
+        f"failed (exit code {code}); the log of the job says why.\n\n{_ran(plan)}\n"
     )
+
+
+def _ran(plan: Plan) -> str:
+    what = "the whole pipeline" if plan.kind == PIPELINE else "evaluate alone"
+    command = " ".join(["dvc repro", *plan.repro_arguments])
+    return f"Ran {what} (`{command}`): {plan.reason}."
 
 
 def workflow_link() -> list[str]:

@@ -91,8 +91,9 @@ def froc_figure(froc: "Froc", intervals: "FrocIntervals | None" = None, *, title
     figure, axes = _chart(f"{title}: CPM {_number(froc.cpm)}", "false positives per scan", "sensitivity", (7.0, 5.0))
     rates = list(froc.sensitivity_at)
     if intervals is not None:
-        low, high = _number(float(intervals.cpm.low)), _number(float(intervals.cpm.high))
-        axes.set_title(f"{axes.get_title()}, 95 % interval {low} to {high}")
+        low, high = float(intervals.cpm.low), float(intervals.cpm.high)
+        if not math.isnan(low):
+            axes.set_title(f"{axes.get_title()}, 95 % interval {_number(low)} to {_number(high)}")
         band = intervals.curve
         axes.fill_between(intervals.curve_fps_per_scan, band.low, band.high, color=BLUE, alpha=0.15, linewidth=0)
     axes.set_title(axes.get_title(), pad=20)  # above what is said below

@@ -7,7 +7,7 @@ import pytest
 from repository import call, change, commit, copy_of, stages_run
 
 from lunaops.ci_plan import Plan
-from lunaops.ci_report import Changes, Pair, Verdict, as_markdown, judge, read_changes, workflow_link
+from lunaops.ci_report import Changes, Pair, Verdict, as_markdown, failed_markdown, judge, read_changes, workflow_link
 from lunaops.task import MALIGNANCY
 
 CURVE = {"sensitivity_at/0.125": (0.5, 0.25), "sensitivity_at/1": (0.75, 0.5), "sensitivity_at/8": (1.0, 1.0)}
@@ -82,6 +82,23 @@ def test_the_comment_says_verdict_params_metrics_and_links() -> None:
     assert "| `roc_auc` | 0.9000 | 0.9000 | = |" in lines
     assert "<details><summary>All that changed: 3 of 5 metrics</summary>" in lines
     assert lines[-1] == "a link"
+
+
+def test_the_comment_of_a_failed_repro_says_what_ran_and_why() -> None:
+    assert failed_markdown(255, Plan({}, False), base="b" * 40, head="a" * 40).splitlines() == [
+        "<!-- lunaops ci-report -->",
+        "## Evaluation of aaaaaaa against bbbbbbb",
+        "",
+        "**Gate failed**: `dvc repro` failed (exit code 255); the log of the job says why.",
+        "",
+        "Ran evaluate alone (`dvc repro --single-item evaluate`): no stage before evaluate is affected.",
+    ]
+
+
+def test_a_reason_names_three_stages_and_three_changes_of_each() -> None:
+    stale = {name: ["1", "2", "3", "4", "5"] for name in "abcd"} | {"evaluate": ["1"]}
+    assert Plan(stale, True).reason == "a: 1, 2, 3, 2 more; b: 1, 2, 3, 2 more; c: 1, 2, 3, 2 more; 1 more"
+    assert Plan({"a": ["1", "2", "3"]}, True).reason == "a: 1, 2, 3"
 
 
 def test_the_froc_is_drawn_and_tabled_at_its_rates() -> None:

@@ -98,9 +98,10 @@ def froc_figure(froc: "Froc", intervals: "FrocIntervals | None" = None, *, title
         axes.fill_between(intervals.curve_fps_per_scan, band.low, band.high, color=BLUE, alpha=0.15, linewidth=0)
     axes.set_title(axes.get_title(), pad=20)  # above what is said below
     axes.set_xscale("log", base=2)
-    axes.set_xlim(rates[0] * 0.7, rates[-1] * 1.18)
+    first, last = rates[0] * 0.6, rates[-1] * 1.18  # room for the first label left of its dot
+    axes.set_xlim(first, last)
     axes.set_xticks(rates, [rate_text(rate) for rate in rates], minor=False)
-    fine = np.geomspace(rates[0] * 0.7, rates[-1] * 1.18, 2000)
+    fine = np.geomspace(first, last, 2000)
     axes.plot(fine, np.interp(fine, froc.fps_per_scan, froc.sensitivity), color=BLUE, linewidth=2)
     axes.plot(rates, list(froc.sensitivity_at.values()), "o", color=ORANGE, markersize=8, clip_on=False)
     for rate, sensitivity in froc.sensitivity_at.items():

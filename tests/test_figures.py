@@ -70,6 +70,15 @@ def test_the_froc_runs_in_octaves_with_its_rates_marked_and_the_cpm_above():
     assert texts(axes) == ["0.25", "0.50", "1.00", "3 of 3 nodules marked"]
 
 
+def test_the_first_rates_label_keeps_off_the_axis_also_where_the_page_makes_the_chart_smaller():
+    figure = figures.froc_figure(a_froc())
+    figure.set_size_inches(5.4, 4.4)
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    gap = axes.texts[0].get_window_extent().x0 - axes.get_window_extent().x0
+    assert gap > 0.05 * figure.dpi
+
+
 def test_the_froc_has_a_band_between_the_ends_of_its_intervals():
     low, high = np.array([0.1, 0.4]), np.array([0.3, 0.9])
     one = Interval(mean=(low + high) / 2, low=low, high=high)

@@ -12,6 +12,7 @@ from lunaops.ci_command import ci_report
 from lunaops.cohort import count_splits
 from lunaops.command import run_app
 from lunaops.crossval_command import crossval
+from lunaops.destination import check_destination
 from lunaops.errors import InputError
 from lunaops.froc_command import froc
 from lunaops.geometry import xyz_from_irc
@@ -44,6 +45,9 @@ def show(
     from lunaops.ct import read_ct
 
     scan = _find_scan(read_table(data / "scans.csv"), series_uid)
+    name = scan["series_uid"] if candidate is None else f"{scan['series_uid']}-{candidate}"
+    path = out or Path(f"{name}.png")
+    check_destination("--out", path, suffix=".png")
     candidates = read_table(data / "candidates.parquet")
     candidates = candidates[candidates["series_uid"] == scan["series_uid"]]
     if candidate is not None and candidate not in candidates["candidate_id"].to_numpy():
@@ -60,8 +64,6 @@ def show(
         diameter_mm=row["diameter_mm"],
         title=_title(scan, row),
     )
-    name = scan["series_uid"] if candidate is None else f"{scan['series_uid']}-{candidate}"
-    path = out or Path(f"{name}.png")
     figures.write_figure(figure, path)
     typer.echo(path)
 

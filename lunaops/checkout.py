@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 
 from lunaops.errors import InputError
@@ -12,7 +13,7 @@ _DVC = (sys.executable, "-m", "dvc")
 
 
 def git(*arguments: str, folder: Path = Path()) -> str:
-    """What git prints; raises InputError with its first line if it fails."""
+    """What git prints; raises InputError with what it says of the error."""
     return _output(("git", *arguments), folder)
 
 
@@ -40,11 +41,21 @@ def _output(command: tuple[str, ...], folder: Path) -> str:
     except FileNotFoundError as error:
         raise InputError(f"{command[0]}: no such program; install it") from error
     if done.returncode:
-        spoken = [line for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"]
-        reason = next((line for line in spoken if line.lower().startswith(("error", "fatal"))), spoken[-1])
         said = " ".join(Path(word).name if word == sys.executable else word for word in command)
-        raise InputError(f"`{said}` failed: {reason}")
+        raise InputError(f"`{said}` failed: {_reason(done.stderr)}")
     return done.stdout
+
+
+def _reason(spoken: str) -> str:
+    """Why a program failed, in one line: its error; of a file that DVC cannot read what is wrong and where."""
+    lines = [line for line in spoken.splitlines() if line.strip()] or ["it says nothing"]
+    for place, line in enumerate(lines):
+        if line.lower().startswith(("error", "fatal")):
+            return line
+        if " is invalid" in line or " validation failed" in line:
+            sentences = takewhile(lambda each: not each[0].isspace(), lines[place:])  # then lines of the file, indented
+            return " ".join(" ".join(sentences).split())
+    return lines[-1]
 
 
 def _environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ import typer
 from lunaops.checkout import git
 from lunaops.ci_plan import make_plan, run_plan
 from lunaops.ci_report import as_markdown, failed_markdown, find_base, judge, read_changes, workflow_link
+from lunaops.destination import check_destination
 from lunaops.errors import InputError
 from lunaops.params import read_params
 from lunaops.task import TASKS
@@ -30,6 +31,8 @@ def ci_report(
     Exit code 1 if the gate in section ci of params.yaml fails, after the comment is written. Where DVC's remote lacks
     data, or none is configured, the data must be here.
     """
+    if out is not None:
+        check_destination("--out", out)
     params = read_params(Path("params.yaml"))
     split = params.evaluate.split
     planned = make_plan()

@@ -9,6 +9,7 @@ from lunaops.checkout import dvc, git, has_remote, run_dvc
 
 EVALUATE = "evaluate"
 PIPELINE = "pipeline"
+_NAMED = 3  # so many stages, and changes of each, are written out in the reason
 
 _Entries = list[str | dict[str, dict[str, str | dict[str, str]]]]  # of one stage, in what `dvc status --json` prints
 
@@ -42,7 +43,7 @@ class Plan:
         before = {stage: changes for stage, changes in self.stale.items() if stage != EVALUATE}
         if not before:
             return "no stage before evaluate is affected"
-        return "; ".join(f"{stage}: {', '.join(changes)}" for stage, changes in before.items())
+        return _first("; ", [f"{stage}: {_first(', ', changes)}" for stage, changes in before.items()])
 
 
 def make_plan(folder: Path = Path()) -> Plan:
@@ -70,6 +71,12 @@ def run_plan(plan: Plan, folder: Path = Path()) -> int:
     if plan.kind == EVALUATE and plan.has_remote and plan.missing:
         run_dvc("pull", "--quiet", *plan.missing, folder=folder)  # where it fails, so does what follows
     return run_dvc("repro", *plan.repro_arguments, folder=folder)
+
+
+def _first(separator: str, words: list[str]) -> str:
+    """The first few, and how many more: a lost dvc.lock makes stale every file of every stage."""
+    more = [f"{len(words) - _NAMED} more"] if len(words) > _NAMED else []
+    return separator.join([*words[:_NAMED], *more])
 
 
 def _changes(entries: _Entries, tracked: set[str]) -> list[str]:

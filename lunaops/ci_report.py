@@ -55,7 +55,10 @@ def find_base(revision: str, folder: Path = Path()) -> str:
 
 
 def read_changes(base: str, *, split: str, folder: Path = Path()) -> Changes:
-    """Ask `dvc params diff` and `dvc metrics diff`; `split` is the evaluated one."""
+    """Ask `dvc params diff` and `dvc metrics diff`; `split` is the evaluated one.
+
+    A metric that is text, which threshold_rule is, is left out: it is a parameter too, and stands among these.
+    """
     questions = ("params", "diff", base), ("metrics", "diff", base, "--all")
     with ThreadPoolExecutor() as threads:  # at once: most of DVC's time is its start
         params, files = threads.map(lambda words: json.loads(dvc(*words, "--json", folder=folder) or "{}"), questions)
@@ -64,6 +67,8 @@ def read_changes(base: str, *, split: str, folder: Path = Path()) -> Changes:
         is_evaluation = any(name.endswith((".cpm", ".ece")) for name in values)  # of any task
         for name, change in values.items():
             pair = (change.get("old"), change.get("new"))
+            if any(isinstance(value, str) for value in pair):
+                continue
             if is_evaluation and name.startswith(f"{split}."):
                 metrics[name.removeprefix(f"{split}.")] = pair
             else:
@@ -105,11 +110,10 @@ def judge(changes: Changes, *, split: str, max_cpm_drop: float, task: Task = NOD
 
 def as_markdown(changes: Changes, verdict: Verdict, plan: Plan, *, split: str, head: str, links: list[str]) -> str:
     """The comment: the verdict, what ran and why, changed params, metrics, the FROC as picture and table, links."""
-    what = "the whole pipeline" if plan.kind == PIPELINE else "evaluate alone"
     sections = [
         f"{MARK}\n## Evaluation of {head[:7]} against {changes.base[:7]}",
         f"**{'Gate passed' if verdict.is_passed else 'Gate failed'}**: {verdict.reason}.",
-        f"Ran {what} (`dvc repro {' '.join(plan.repro_arguments)}`): {plan.reason}.",
+        _ran(plan),
         "### Parameters",
         _table(["parameter", "base", "now"], [[_code(k), _code(a), _code(b)] for k, (a, b) in changes.params.items()])
         if changes.params
@@ -126,10 +130,15 @@ def as_markdown(changes: Changes, verdict: Verdict, plan: Plan, *, split: str, h
 def failed_markdown(code: int, plan: Plan, *, base: str, head: str) -> str:
     """The comment where there are no numbers: `dvc repro` failed."""
     return (
-        f"{MARK}\n## Evaluation of {head[:7]} against {base[:7]}\n\n**Gate failed**: `dvc repro "
-        f"{' '.join(plan.repro_arguments)}` failed (exit code {code}); the log of the job says why. Ran it because "
-        f"{plan.reason}.\n"
+        f"{MARK}\n## Evaluation of {head[:7]} against {base[:7]}\n\n**Gate failed**: `dvc repro` "
+        f"failed (exit code {code}); the log of the job says why.\n\n{_ran(plan)}\n"
     )
+
+
+def _ran(plan: Plan) -> str:
+    what = "the whole pipeline" if plan.kind == PIPELINE else "evaluate alone"
+    command = " ".join(["dvc repro", *plan.repro_arguments])
+    return f"Ran {what} (`{command}`): {plan.reason}."
 
 
 def workflow_link() -> list[str]:

@@ -96,13 +96,13 @@ def compare(
     Both meet the same draws of scans. Raises InputError unless both score the same candidates there, and where either
     cannot be evaluated.
     """
-    tables = (predictions, baseline)
-    this, other = (scored_split(params.split, table, reference, params) for table in tables)
+    this, our_point = _split_and_point(predictions, reference, params)
+    try:
+        other, their_point = _split_and_point(baseline, reference, params)
+    except InputError as error:
+        raise InputError(f"evaluate.compare_with {params.compare_with}: the baseline's predictions: {error}") from error
     check_same_candidates(this.predictions, other.predictions, reference.task.label)
-    ours, theirs = (
-        _is_right(split, operating_point(table, reference, params))
-        for split, table in zip((this, other), tables, strict=True)
-    )
+    ours, theirs = _is_right(this, our_point), _is_right(other, their_point)
     numbers, others = (_numbers(split, params) for split in (this, other))
     better, worse = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     return Comparison(
@@ -151,6 +151,12 @@ def mcnemar(only_this_right: int, only_baseline_right: int) -> float:
         return min(1.0, 2 * at_most_fewer)
     statistic = max(0, pairs - 2 * fewer - 1) ** 2 / pairs
     return math.erfc(math.sqrt(statistic / 2))  # of chi squared with one degree of freedom
+
+
+def _split_and_point(
+    predictions: pd.DataFrame, reference: Reference, params: EvaluateParams
+) -> tuple[ScoredSplit, OperatingPoint]:
+    return scored_split(params.split, predictions, reference, params), operating_point(predictions, reference, params)
 
 
 def _is_right(split: ScoredSplit, point: OperatingPoint) -> pd.Series:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lunaops.crossval import fetch_outputs, fetch_subsets, pool, run_fold
+from lunaops.destination import check_destination
 from lunaops.params import read_params
 from lunaops.task import TASKS
 
@@ -27,6 +28,7 @@ def crossval(
     from lunaops.evaluation import evaluate, told  # matplotlib, with report: the other commands need not wait
     from lunaops.report import read_gallery, write_metrics, write_pictures, write_tables
 
+    check_destination("--out", out / "metrics.json")
     params = read_params(Path("params.yaml"))  # of which DVC makes each fold's
     fetch_subsets()
     for fold in params.split.folds:

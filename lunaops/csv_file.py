@@ -82,7 +82,10 @@ class CsvFile:
 
     def _check_text(self) -> None:
         if b"\0" in self.data:
-            raise InputError(f"{self.path}: not a CSV file: it has NUL bytes; UTF-16? Save it as CSV in UTF-8")
+            raise InputError(
+                f"{self.path}: not a CSV file: it has NUL bytes; compressed, or UTF-16? Unpack it, or save it "
+                "as CSV in UTF-8"
+            )
         try:
             self.data.decode()
         except UnicodeDecodeError as error:
@@ -92,7 +95,7 @@ class CsvFile:
     def _check_header(self, columns: Sequence[str]) -> None:
         header = next(self.filled_lines(), None)
         if header is None:
-            raise InputError(f"{self.path}: not a CSV file: it is empty; fetch the part 'labels' again")
+            raise InputError(f"{self.path}: not a CSV file: it is empty; wanted {','.join(columns)}")
         names = [name.strip('"') for name in header.decode().split(",")]
         for name in columns:
             if names.count(name) != 1:

@@ -139,7 +139,7 @@ def _of_task(evaluation: Evaluation) -> str:
     """What tells most of the task."""
     numbers, task = evaluation.metrics, evaluation.task
     low, high = (numbers.get(f"{task.telling}_{end}") for end in ("lo", "hi"))
-    interval = "" if low is None else f", 95 % interval {low:.3f} to {high:.3f}"
+    interval = "" if low is None or math.isnan(low) else f", 95 % interval {low:.3f} to {high:.3f}"
     average_precision = f"average precision {numbers['average_precision']:.3f}"
     if evaluation.detection is None:
         return (

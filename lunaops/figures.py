@@ -91,15 +91,17 @@ def froc_figure(froc: "Froc", intervals: "FrocIntervals | None" = None, *, title
     figure, axes = _chart(f"{title}: CPM {_number(froc.cpm)}", "false positives per scan", "sensitivity", (7.0, 5.0))
     rates = list(froc.sensitivity_at)
     if intervals is not None:
-        low, high = _number(float(intervals.cpm.low)), _number(float(intervals.cpm.high))
-        axes.set_title(f"{axes.get_title()}, 95 % interval {low} to {high}")
+        low, high = float(intervals.cpm.low), float(intervals.cpm.high)
+        if not math.isnan(low):
+            axes.set_title(f"{axes.get_title()}, 95 % interval {_number(low)} to {_number(high)}")
         band = intervals.curve
         axes.fill_between(intervals.curve_fps_per_scan, band.low, band.high, color=BLUE, alpha=0.15, linewidth=0)
     axes.set_title(axes.get_title(), pad=20)  # above what is said below
     axes.set_xscale("log", base=2)
-    axes.set_xlim(rates[0] * 0.7, rates[-1] * 1.18)
+    first, last = rates[0] * 0.6, rates[-1] * 1.18  # room for the first label left of its dot
+    axes.set_xlim(first, last)
     axes.set_xticks(rates, [rate_text(rate) for rate in rates], minor=False)
-    fine = np.geomspace(rates[0] * 0.7, rates[-1] * 1.18, 2000)
+    fine = np.geomspace(first, last, 2000)
     axes.plot(fine, np.interp(fine, froc.fps_per_scan, froc.sensitivity), color=BLUE, linewidth=2)
     axes.plot(rates, list(froc.sensitivity_at.values()), "o", color=ORANGE, markersize=8, clip_on=False)
     for rate, sensitivity in froc.sensitivity_at.items():

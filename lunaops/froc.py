@@ -186,6 +186,7 @@ def _strongest(marks: _Points, max_marks: int, num_scans: int) -> _Points:
     return _Points(marks.scan[keep], marks.xyz[keep], marks.value[keep])
 
 
+@np.errstate(over="ignore")  # what is too far to be squared is not inside
 def _pairs(
     marks: _Points, findings: _Points, unknown_diameter_mm: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lunaops.destination import check_destination
 from lunaops.errors import InputError
 from lunaops.submission import as_json, as_text, score_submission
 
@@ -31,11 +32,14 @@ def froc(
     for option, path in inputs.items():
         if not path.is_file():
             raise InputError(f"--{option} {path}: no such file")
+    if json_ is not None:
+        check_destination("--json", json_)
+    if plot is not None:
+        check_destination("--plot", plot, suffix=".png")
     result = score_submission(
         **inputs, unknown_diameter_mm=unknown_diameter, max_marks_per_scan=max_marks, num_draws=bootstrap, seed=seed
     )
     if json_ is not None:
-        json_.parent.mkdir(parents=True, exist_ok=True)
         json_.write_text(json.dumps(as_json(result), indent=1) + "\n", encoding="utf-8")
     if plot is not None:
         from lunaops import figures

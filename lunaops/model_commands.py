@@ -10,6 +10,7 @@ from lunaops import figures, scan_figures
 from lunaops.crop_store import cache_folder
 from lunaops.crops import CropReader, read_manifest
 from lunaops.ct import HuArray
+from lunaops.destination import check_destination
 from lunaops.errors import InputError
 from lunaops.geometry import Grid
 from lunaops.params import read_params
@@ -31,6 +32,7 @@ def import_weights(
     from lunaops.provenance import content_digest
     from lunaops.published import read_published
 
+    check_destination("OUT", out / "weights.safetensors")
     model = read_published(file, crop_size)
     write_model(model, out, {"imported": {"file": file.name, "md5": content_digest(file)}})
     typer.echo(f"{out}: {model.channels} channels, crops of {' x '.join(map(str, crop_size))} voxels")
@@ -49,6 +51,7 @@ def show_augmented(
 
     from lunaops.augment import apply_augmentation, draw_augmentation
 
+    check_destination("--out", out, suffix=".png")
     crop, pad_hu, grid, candidate = _find_crop(data, candidate)
     drawn = draw_augmentation(num, read_params(params_file).augment, torch.Generator().manual_seed(seed))
     varied = apply_augmentation(

@@ -37,10 +37,11 @@ def operating_point(predictions: pd.DataFrame, reference: Reference, params: Eva
     asking = [*_rule_asking(params), *(["evaluate.calibrate"] if params.calibrate else [])]
     if not asking:
         return OperatingPoint(params.threshold, 1.0)
-    remedy = f"{' and '.join(asking)} decide on val: add val to predict.splits, or switch them off"
+    decides = f"{' and '.join(asking)} {'decides' if len(asking) == 1 else 'decide'} on val"
+    remedy = f"{decides}: predict with val in predict.splits, or switch {'it' if len(asking) == 1 else 'them'} off"
     val = scored_split("val", predictions, reference, params, remedy=remedy)
     if params.split == "val":
-        logger.warning("%s decide on val, which is also evaluated: its numbers flatter", " and ".join(asking))
+        logger.warning("%s, which is also evaluated: its numbers flatter", decides)
     temperature = _temperature(val) if params.calibrate else 1.0
     if params.threshold_rule == "fixed":
         return OperatingPoint(params.threshold, temperature)
@@ -70,4 +71,4 @@ def _threshold(val: ScoredSplit, params: EvaluateParams) -> float:
     curve = froc(val.events, fps_per_scan=params.fps_per_scan)
     if params.threshold_rule == "sensitivity":
         return highest_sensitive(curve, params.min_sensitivity)
-    return lowest_within(curve, params.max_fps_per_scan)
+    return lowest_within(curve, val.predictions["score"].to_numpy(np.float64), params.max_fps_per_scan)

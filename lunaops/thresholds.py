@@ -37,15 +37,17 @@ def highest_sensitive(curve: Froc, min_sensitivity: float) -> float:
     return float(curve.threshold[np.argmax(enough)])
 
 
-def lowest_within(curve: Froc, max_fps_per_scan: float) -> float:
-    """The lowest score at which the curve has at most so many false positives per scan.
+def lowest_within(curve: Froc, score: NDArray[np.float64], max_fps_per_scan: float) -> float:
+    """The lowest score of all candidates, `score` (n,), at which there are at most so many false positives per scan.
 
-    Raises InputError where even the highest score has more: nothing at all could be called positive.
+    It need not be a point of the curve, which has none for a mark that counts neither way. Raises InputError where even
+    the highest score has more: nothing at all could be called positive.
     """
-    allowed = np.flatnonzero(curve.fps_per_scan <= max_fps_per_scan)[-1]
-    if not np.isfinite(curve.threshold[allowed]):
+    too_low = curve.threshold[curve.fps_per_scan > max_fps_per_scan].max(initial=-np.inf)
+    within = score[score > too_low]
+    if not within.size:
         raise InputError(
             f"evaluate.threshold_rule fps_per_scan: on val already the highest score has more than "
             f"{max_fps_per_scan:g} false positives per scan; raise evaluate.max_fps_per_scan"
         )
-    return float(curve.threshold[allowed])
+    return float(within.min())

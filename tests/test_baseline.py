@@ -5,7 +5,9 @@ from lunaops.baseline import read_baseline
 from lunaops.errors import InputError
 from lunaops.tracking import start_run
 
-TABLE = pd.DataFrame({"candidate_id": [3, 4], "score": [0.25, 0.5]})
+TABLE = pd.DataFrame({"candidate_id": [3, 4], "split": "test", "series_uid": "a", "score": [0.25, 0.5]}).assign(
+    x=1.0, y=2.0, z=3.0
+)
 
 
 @pytest.fixture
@@ -24,6 +26,26 @@ def test_nothing_is_compared_with_nothing():
 def test_a_file_is_read(tmp_path):
     TABLE.to_parquet(tmp_path / "other.parquet")
     pd.testing.assert_frame_equal(read_baseline(str(tmp_path / "other.parquet")), TABLE)
+
+
+def test_a_file_that_is_no_table_of_predictions_is_one_line(tmp_path):
+    path = tmp_path / "other.parquet"
+    begin = f"^evaluate.compare_with {path}: "
+    path.write_text("no parquet")
+    with pytest.raises(InputError, match=begin + r"no table of predictions: .*magic bytes[^\n]*$"):
+        read_baseline(str(path))
+    TABLE.drop(columns=["score", "x"]).to_parquet(path)
+    with pytest.raises(InputError, match=begin + "not predictions: lacks x, score; give a predictions.parquet"):
+        read_baseline(str(path))
+
+
+def test_a_candidate_may_be_of_two_splits_but_not_twice_of_one(tmp_path):
+    path = tmp_path / "pooled.parquet"
+    pd.concat([TABLE, TABLE.assign(split="val")]).to_parquet(path)
+    assert len(read_baseline(str(path))) == 4
+    pd.concat([TABLE, TABLE[1:]]).to_parquet(path)
+    with pytest.raises(InputError, match=r"^evaluate.compare_with .*: 1 rows .* the first candidate 4 of split test; "):
+        read_baseline(str(path))
 
 
 def test_what_is_neither_file_nor_run_is_refused():

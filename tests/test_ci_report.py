@@ -7,7 +7,7 @@ import pytest
 from repository import call, change, commit, copy_of, stages_run
 
 from lunaops.ci_plan import Plan
-from lunaops.ci_report import Changes, Pair, Verdict, as_markdown, judge, workflow_link
+from lunaops.ci_report import Changes, Pair, Verdict, as_markdown, failed_markdown, judge, read_changes, workflow_link
 from lunaops.task import MALIGNANCY
 
 CURVE = {"sensitivity_at/0.125": (0.5, 0.25), "sensitivity_at/1": (0.75, 0.5), "sensitivity_at/8": (1.0, 1.0)}
@@ -84,6 +84,23 @@ def test_the_comment_says_verdict_params_metrics_and_links() -> None:
     assert lines[-1] == "a link"
 
 
+def test_the_comment_of_a_failed_repro_says_what_ran_and_why() -> None:
+    assert failed_markdown(255, Plan({}, False), base="b" * 40, head="a" * 40).splitlines() == [
+        "<!-- lunaops ci-report -->",
+        "## Evaluation of aaaaaaa against bbbbbbb",
+        "",
+        "**Gate failed**: `dvc repro` failed (exit code 255); the log of the job says why.",
+        "",
+        "Ran evaluate alone (`dvc repro --single-item evaluate`): no stage before evaluate is affected.",
+    ]
+
+
+def test_a_reason_names_three_stages_and_three_changes_of_each() -> None:
+    stale = {name: ["1", "2", "3", "4", "5"] for name in "abcd"} | {"evaluate": ["1"]}
+    assert Plan(stale, True).reason == "a: 1, 2, 3, 2 more; b: 1, 2, 3, 2 more; c: 1, 2, 3, 2 more; 1 more"
+    assert Plan({"a": ["1", "2", "3"]}, True).reason == "a: 1, 2, 3"
+
+
 def test_the_froc_is_drawn_and_tabled_at_its_rates() -> None:
     lines = comment(changes((0.75, 0.75))).splitlines()
     start = lines.index("```mermaid")
@@ -120,6 +137,66 @@ def test_in_a_workflow_the_comment_leads_to_its_log(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("GITHUB_REPOSITORY", "a/b")
     monkeypatch.setenv("GITHUB_RUN_ID", "7")
     assert "(https://git.example.org/a/b/actions/runs/7)" in workflow_link()[0]
+
+
+# what DVC says of two commits, `metrics.json` of each as evaluate writes it
+
+
+def evaluated(project: Path, split: str, rule: str, cpm: float) -> None:
+    numbers = {"threshold_rule": rule, "cpm": cpm, "sensitivity_at/1": cpm, "ece": 0.1, "roc_auc": None}
+    (project / "reports").mkdir(exist_ok=True)
+    (project / "reports" / "metrics.json").write_text(json.dumps({split: numbers}))
+    (project / "params.yaml").write_text(json.dumps({"evaluate": {"split": split, "threshold_rule": rule}}))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A repository whose only commit has no metrics.json yet."""
+    call(tmp_path, "git", "init", "-q", "-b", "main")
+    call(tmp_path, "dvc", "init", "-q")
+    (tmp_path / "dvc.yaml").write_text("metrics: [reports/metrics.json]\n")
+    (tmp_path / "params.yaml").write_text('{"evaluate": {"split": "test", "threshold_rule": "fixed"}}')
+    commit(tmp_path)
+    return tmp_path
+
+
+def compared(project: Path, split: str) -> tuple[Changes, Verdict, list[str]]:
+    """What is read, judged and commented of the working tree against HEAD."""
+    found = read_changes("HEAD", split=split, folder=project)
+    verdict = judge(found, split=split, max_cpm_drop=0.02)
+    text = as_markdown(found, verdict, Plan({}, False), split=split, head="a" * 40, links=[])
+    return found, verdict, text.splitlines()
+
+
+@pytest.mark.slow
+def test_a_base_without_metrics_has_none_to_compare_with(project: Path) -> None:
+    evaluated(project, "test", "fixed", 0.75)
+    found, _, lines = compared(project, "test")
+    assert found.metrics["cpm"] == (None, 0.75)
+    assert "**Gate passed**: CPM of split test is 0.7500; the base has none to compare with." in lines
+    assert "| `cpm` | – | 0.7500 |  |" in lines
+
+
+@pytest.mark.slow
+def test_another_threshold_rule_stands_among_the_parameters_alone(project: Path) -> None:
+    evaluated(project, "test", "fixed", 0.75)
+    commit(project)
+    evaluated(project, "test", "best_f1", 0.875)
+    found, verdict, lines = compared(project, "test")
+    assert verdict.is_passed
+    assert "threshold_rule" not in found.metrics
+    assert "| `evaluate.threshold_rule` | `fixed` | `best_f1` |" in lines
+    assert "| `cpm` | 0.7500 | 0.8750 | +0.125 |" in lines
+
+
+@pytest.mark.slow
+def test_another_split_fails_and_the_comment_says_what_the_base_has(project: Path) -> None:
+    evaluated(project, "test", "fixed", 0.75)
+    commit(project)
+    evaluated(project, "val", "fixed", 0.875)
+    _, _, lines = compared(project, "val")
+    assert "**Gate failed**: CPM of split val is 0.8750; the base has only test.cpm." in lines
+    assert "| `test.cpm` | 0.7500 | – |  |" in lines
 
 
 # a repository with a remote, and a clone of it

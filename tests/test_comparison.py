@@ -126,6 +126,23 @@ def test_other_candidates_are_refused(change, message):
         compared(change)
 
 
+@pytest.mark.parametrize(
+    ("change", "params", "message"),
+    [
+        (
+            lambda rows: rows[rows["split"] == "test"],
+            {"threshold_rule": "best_f1"},
+            r"no scored candidate is in the split 'val', only in test: .*best_f1 decides on val: predict with val",
+        ),
+        (lambda rows: rows.drop(columns="is_nodule"), {}, r"have no column is_nodule"),
+        (lambda rows: rows.assign(score=math.nan), {}, r"6 marks are not all numbers"),
+    ],
+)
+def test_what_the_baseline_lacks_is_said_to_be_the_baselines(change, params, message):
+    with pytest.raises(InputError, match=rf"^evaluate.compare_with b.parquet: the baseline's predictions: .*{message}"):
+        compared(change, compare_with="b.parquet", **params)
+
+
 def test_the_same_candidates_may_hold_their_series_as_categories():
     rows = tables()["predictions"]
     check_same_candidates(rows.astype({"series_uid": "category"}), rows, "is_nodule")

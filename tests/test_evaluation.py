@@ -120,7 +120,9 @@ def test_a_split_without_nodules_is_undefined_and_said_once(caplog):
     frames = tables()
     changes = {"nodules": frames["nodules"][:0], "predictions": frames["predictions"].assign(is_nodule=False)}
     with caplog.at_level(logging.WARNING):
-        metrics = evaluated(changes).metrics
+        evaluation = evaluated(changes)
+    metrics = evaluation.metrics
+    assert headline(evaluation).startswith("test: CPM nan (sensitivity")
     assert math.isnan(metrics["cpm"]) and math.isnan(metrics["average_precision"])
     assert len(caplog.records) == 1
     assert "test: 0 nodules, candidates: 0 nodule and 6 other" in caplog.text and "cpm" in caplog.text

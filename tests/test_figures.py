@@ -70,6 +70,15 @@ def test_the_froc_runs_in_octaves_with_its_rates_marked_and_the_cpm_above():
     assert texts(axes) == ["0.25", "0.50", "1.00", "3 of 3 nodules marked"]
 
 
+def test_the_first_rates_label_keeps_off_the_axis_also_where_the_page_makes_the_chart_smaller():
+    figure = figures.froc_figure(a_froc())
+    figure.set_size_inches(5.4, 4.4)
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    gap = axes.texts[0].get_window_extent().x0 - axes.get_window_extent().x0
+    assert gap > 0.05 * figure.dpi
+
+
 def test_the_froc_has_a_band_between_the_ends_of_its_intervals():
     low, high = np.array([0.1, 0.4]), np.array([0.3, 0.9])
     one = Interval(mean=(low + high) / 2, low=low, high=high)
@@ -87,9 +96,19 @@ def test_the_froc_has_a_band_between_the_ends_of_its_intervals():
 
 def test_what_is_undefined_is_drawn_and_called_so(tmp_path):
     nan = math.nan
+    none = Interval(*np.full((3, 1), nan))
+    nowhere = FrocIntervals(
+        sensitivity=none,
+        cpm=Interval(nan, nan, nan),
+        curve_fps_per_scan=np.ones(1),
+        curve=none,
+        num_draws=1,
+        seed=1,
+    )
     metrics = classification_metrics([], [], [], threshold=0.5)
     bands = pd.DataFrame([(0, 4, 0, 0, nan, nan, nan)], columns=BANDS)
     drawn = [
+        figures.froc_figure(a_froc(cpm=nan), nowhere),
         figures.froc_figure(a_froc(cpm=nan, sensitivity=np.full(2, nan), sensitivity_at={1.0: nan})),
         figures.roc_figure(roc([], []), roc_auc=nan),
         figures.precision_recall_figure(precision_recall([], []), average_precision=nan, prevalence=nan),
@@ -100,9 +119,10 @@ def test_what_is_undefined_is_drawn_and_called_so(tmp_path):
     ]
     for number, figure in enumerate(drawn):
         figures.write_figure(figure, tmp_path / f"{number}.png")
-    assert [figure.axes[0].get_title().endswith("undefined") for figure in drawn[:3]] == [True] * 3
-    assert texts(drawn[3].axes[0]) == ["none"] * 4
-    assert texts(drawn[4].axes[0]) == ["0 / 0"]
+    assert [figure.axes[0].get_title().endswith("undefined") for figure in drawn[:4]] == [True] * 4
+    assert drawn[0].axes[0].get_title() == "FROC: CPM undefined"
+    assert texts(drawn[4].axes[0]) == ["none"] * 4
+    assert texts(drawn[5].axes[0]) == ["0 / 0"]
 
 
 def test_the_curves_are_drawn_from_their_points():

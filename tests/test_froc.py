@@ -196,6 +196,11 @@ def test_a_finding_that_is_not_all_numbers_is_named():
         score([], [], [("a", math.inf, 3)])
 
 
+def test_a_mark_too_far_to_be_squared_is_a_false_positive_without_a_warning():
+    result = score([("a", 1e200, 0.9), ("a", 0, 0.8)], [("a", 0, 6)])
+    assert (result.true_positives, result.false_positives) == (1, 1)
+
+
 def test_what_is_not_a_number_in_a_scan_that_is_not_listed_does_not_matter():
     assert score([("a", 0, 0.9), ("x", math.nan, 0.9)], [("a", 0, 6)]).cpm == 1.0
 

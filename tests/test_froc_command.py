@@ -64,6 +64,17 @@ def test_a_file_that_is_missing_is_named_with_its_option(files: dict[str, Path],
         call(files)
 
 
+@pytest.mark.parametrize(
+    ("option", "name"), [("--json", "submission.csv/x.json"), ("--plot", "submission.csv/x.png"), ("--plot", "x.pdf")]
+)
+def test_a_place_that_cannot_be_written_is_said_before_the_scoring(
+    files: dict[str, Path], tmp_path: Path, option: str, name: str
+) -> None:
+    files["submission"].write_text("no submission")
+    with pytest.raises(InputError, match=f"^{option} .*{name}: "):
+        call(files, option, tmp_path / name)
+
+
 @pytest.mark.slow
 def test_bad_input_is_one_line_and_no_network_library_is_loaded(files: dict[str, Path]) -> None:
     files["submission"].write_text(TEXTS["submission"].replace("0.8", "high"))

@@ -23,7 +23,7 @@ from lunaops.html_report import evidence, numbers
 from lunaops.html_report.digits import decimal, difference, interval
 from lunaops.html_report.evidence import COUNTED
 from lunaops.html_report.material import Earlier, Material, Origin, read_data, read_earlier, read_origin
-from lunaops.html_report.page import TEMPLATES, render_page
+from lunaops.html_report.page import TEMPLATES, Section, Table, Text, render_page
 from lunaops.html_report.report import write_report
 from lunaops.tracking import RunLink
 
@@ -413,6 +413,33 @@ def asked_by(page_text, folder):
     started = log["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
     jobs = [event["params"] for event in log["events"] if event["type"] == started and "params" in event]
     return served, {job["url"] for job in jobs if job.get("initiator") == origin}
+
+
+def pages_of(page_text, folder):
+    """The words of each page, as Chromium prints them on paper."""
+    (folder / "page.html").write_text(page_text, encoding="utf-8")
+    subprocess.run(
+        [
+            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"),
+            *(f"--user-data-dir={folder}/profile", f"--print-to-pdf={folder}/page.pdf", f"{folder}/page.html"),
+        ],
+        env=os.environ | {"HOME": str(folder)}, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    said = subprocess.run(["pdftotext", folder / "page.pdf", "-"], check=True, capture_output=True, text=True).stdout
+    return [page.split() for page in said.split("\f")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None or not shutil.which("pdftotext"), reason="no Chromium, or no pdftotext")
+def test_on_paper_a_table_is_whole_and_its_heading_and_text_are_above_it(tmp_path):
+    filled = [Text(f"filler{number}") for number in range(20)]
+    table = Table("caption", ["head"], [[f"row{number}"] for number in range(25)])
+    text = render_page(
+        "", "", [Section("a", "filled", filled), Section("b", "heading", [Text("text"), table])], foot=[]
+    )
+    first, second, *_ = pages_of(text, tmp_path)
+    assert first[-1] == "filler19"
+    assert second == ["heading", "text", "caption", "head", *(f"row{number}" for number in range(25))]
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def test_a_file_of_a_header_alone_has_no_rows(tmp_path: Path) -> None:
         (HEADER + ",0,0,0,0\n", "line 2: seriesuid '' has no place"),
         (HEADER + "1 2,0,0,0,0\n", "line 2: seriesuid '1 2' has no place"),
         (HEADER + " 1.2,0,0,0,0\n", "line 2: seriesuid ' 1.2' has no place"),
-        (HEADER + "1.2,0,0,0,0\n1.2,0\0,0,0,0\n", "not a CSV file: it has NUL bytes; UTF-16"),
+        (HEADER + "1.2,0,0,0,0\n1.2,0\0,0,0,0\n", "not a CSV file: it has NUL bytes; compressed, or UTF-16"),
         (HEADER + f"1.2,{'9' * 5000},0,0,0\n", r"line 2: coordX must be a number, got '9{80}\.\.\.'"),
         (HEADER + f"1.2,{'9' * 2_000_000},0,0,0\n", "candidates.csv"),
     ],
@@ -109,7 +109,11 @@ def test_a_bad_line_is_named(tmp_path: Path, text: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "message"),
-    [("utf-16", "it has NUL bytes; UTF-16"), ("utf-16-be", "NUL bytes"), ("latin-1", "line 3: not UTF-8: save it as")],
+    [
+        ("utf-16", "it has NUL bytes; compressed, or UTF-16"),
+        ("utf-16-be", "NUL bytes"),
+        ("latin-1", "line 3: not UTF-8: save it as"),
+    ],
 )
 def test_another_encoding_is_named(tmp_path: Path, encoding: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

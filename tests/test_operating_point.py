@@ -58,8 +58,12 @@ def test_a_fixed_threshold_is_one_of_calibrated_scores():
 @pytest.mark.parametrize(
     ("params", "asking"),
     [
-        ({"threshold_rule": "best_f1"}, "evaluate.threshold_rule best_f1 decide on val"),
-        ({"calibrate": True}, "evaluate.calibrate decide on val"),
+        ({"threshold_rule": "best_f1"}, "evaluate.threshold_rule best_f1 decides on val"),
+        ({"calibrate": True}, "evaluate.calibrate decides on val"),
+        (
+            {"threshold_rule": "best_f1", "calibrate": True},
+            "evaluate.threshold_rule best_f1 and evaluate.calibrate decide on val",
+        ),
     ],
 )
 def test_predictions_without_val_name_the_rule_and_the_remedy(params, asking):
@@ -81,4 +85,4 @@ def test_a_temperature_at_the_end_of_its_range_is_said(caplog):
 
 def test_val_that_is_evaluated_itself_is_said_to_flatter(caplog):
     point(threshold_rule="best_f1", split="val")
-    assert "its numbers flatter" in caplog.text
+    assert "best_f1 decides on val, which is also evaluated: its numbers flatter" in caplog.text

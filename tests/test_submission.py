@@ -47,7 +47,7 @@ def test_columns_may_stand_in_another_order_among_others(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "S.csv: not a CSV file"),
+        ("", "S.csv: not a CSV file: it is empty; wanted seriesuid,coordX,coordY,coordZ,probability$"),
         ("seriesuid,coordX,coordY,coordZ\na,0,0,0\n", "S.csv: lacks the column probability; wanted .* got 'seriesuid,"),
         (HEADER + "a,0,0,0,0.5\na,0,zero,0,0.5\n", "S.csv, line 3: coordY must be a number, got 'zero'"),
         (HEADER + "a,0,0,0,nan\n", "S.csv, line 2: probability must be a number, got 'nan'"),

@@ -38,6 +38,7 @@ class MlflowRun:
 
     `parent` is the journal of the training run: it makes this run that run's child and its metrics those of that run's
     model. `resume` is the journal of an interrupted run to go on with: what it has already is not logged again.
+    `resume_file` is what such a run goes on from: the journal stays while that is there.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class MlflowRun:
         tags: Mapping[str, str],
         parent: str | None = None,
         resume: str | None = None,
+        resume_file: Path | None = None,
         is_monitored: bool = False,
     ) -> None:
         self._name = name
@@ -68,6 +70,7 @@ class MlflowRun:
             "params": {key: _param_text(value) for key, value in params.items()},
             "tags": dict(tags),
             "parent": parent,
+            "resume_file": resume_file and os.path.relpath(resume_file.resolve(), project.resolve()),
         }
         with self._recording():
             self._open(project / JOURNALS, start, resume)

@@ -86,6 +86,7 @@ def main(
             },
             tensorboard=tensorboard,
             resume=position,
+            resume_file=resume,
         ) as tracker:
             digest = content_digest(candidates)
             described = partial(tracker.log_dataset, digest=digest, source=candidates)

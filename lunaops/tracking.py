@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -149,6 +150,7 @@ def start_run(
     tensorboard: Path | None = None,
     resume: Mapping[str, Any] | None = None,
     resume_file: Path | None = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[Tracker]:
     """Open a run; it ends as finished, killed (Ctrl-C) or failed (any other exception).
 
@@ -158,8 +160,9 @@ def start_run(
     `params` are flat. `inputs` are hashed as DVC does. `parent` is the run that trained what is evaluated.
     `tensorboard` is the folder of TensorBoard's runs; None: no TensorBoard. `resume` is the position of an interrupted
     run to go on with: what it has is not logged again. `resume_file` is where the caller keeps positions until the run
-    need not be resumed: while it is there the journal stays, even that of a finished run that is delivered. In the copy
-    of the project that `dvc exp run --temp` makes, all of these folders are those of the project itself.
+    need not be resumed: while it is there the journal stays, even that of a finished run that is delivered. Once
+    `stop` is set, the end waits no more than seconds for MLflow. In the copy of the project that `dvc exp run --temp`
+    makes, all of these folders are those of the project itself.
     """
     project = _kept_folder()
     position = resume or {}
@@ -184,7 +187,7 @@ def start_run(
         raise
     finally:
         boards.close()
-        mlflow_run.close(status)
+        mlflow_run.close(status, stop or threading.Event())
 
 
 def write_link(path: Path, link: RunLink) -> None:

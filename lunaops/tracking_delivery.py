@@ -32,6 +32,7 @@ _PAUSES = (1.0, 60.0)  # seconds between attempts: the first, doubled until the 
 _LAST_PAUSE = 1.0  # seconds, once the run is over
 _PATIENCE_WITH_THE_DEAD = 5.0  # seconds that a run that is over waits for a store that is not there
 _PATIENCE_WITH_A_REQUEST = 1.0  # seconds
+_PATIENCE_ONCE_STOPPED = 5.0  # seconds: a scheduler's SIGKILL follows its SIGTERM, often after 30
 _DAYS_RESUMABLE = 30  # so long the journal of a run that can be resumed is kept for that
 
 
@@ -140,19 +141,28 @@ class Delivery:
         """The journal has grown."""
         self._more.set()
 
-    def finish(self, seconds: float) -> bool:
-        """The journal has its end: wait for the delivery, at most so long; returns whether all is delivered."""
+    def finish(self, seconds: float, stop: threading.Event) -> bool:
+        """The journal has its end: wait for the delivery; returns whether all is delivered.
+
+        At most so long, and once `stop` is set at most a few seconds more.
+        """
         self._closing.set()
         self._more.set()
         began = time.monotonic()
-        while self._thread.is_alive() and time.monotonic() < began + seconds:
-            if self._is_dead(since=began):
-                break
-            self._thread.join(0.05)
+        end = began + seconds
+        self._wait(began, end, stop)
+        if stop.is_set():
+            self._wait(began, min(end, time.monotonic() + _PATIENCE_ONCE_STOPPED), threading.Event())
         self._stopped.set()
         self._more.set()
         self._thread.join(_PATIENCE_WITH_A_REQUEST)  # then the journal is free for whoever delivers the rest
         return not self._thread.is_alive() and self._own.is_ended
+
+    def _wait(self, began: float, end: float, stop: threading.Event) -> None:
+        while self._thread.is_alive() and time.monotonic() < end and not stop.is_set():
+            if self._is_dead(since=began):
+                return
+            self._thread.join(0.05)
 
     def _is_dead(self, *, since: float) -> bool:
         failed_since = self._failed_since

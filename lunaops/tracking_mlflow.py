@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -161,8 +162,8 @@ class MlflowRun:
             if self._journal is not None:
                 self._journal.sync()
 
-    def close(self, status: Status) -> None:
-        """End the run and wait a while for its delivery."""
+    def close(self, status: Status, stop: threading.Event) -> None:
+        """End the run and wait a while for its delivery, a short one once `stop` is set."""
         if self._system is not None:
             self._system.stop()
         with self._recording():
@@ -170,7 +171,7 @@ class MlflowRun:
         if self._journal is not None:
             self._journal.close()
         patience = _PATIENCE["KILLED" if self._is_broken else status]  # a broken journal has no end to wait for
-        if self._delivery is not None and self._store is not None and not self._delivery.finish(patience):
+        if self._delivery is not None and self._store is not None and not self._delivery.finish(patience, stop):
             text = "MLflow (%s) has not all of %r; `python -m lunaops sync-tracking` delivers the rest, or the next run"
             logger.warning(text, self._store.name, self._name)
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from tracked import CROP, boards_of, start, trained
 from lunaops import tracking_delivery
 from lunaops.tracking import Tracker
 from lunaops.tracking_journal import find_journals
+from lunaops.tracking_sync import sync_tracking
 
 if TYPE_CHECKING:
     pass
@@ -35,16 +36,6 @@ class Tiny(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.linear(x.mean((1, 2, 3)))
         return logits, logits.softmax(1)
-
-
-@pytest.fixture(scope="module")
-def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """Not started; starting takes seconds, so the first test does and the others go on with it."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    server = MlflowServer(folder)
-    yield server
-    server.kill()
 
 
 @pytest.fixture
@@ -179,6 +170,26 @@ def test_a_slow_server_gets_everything(server: MlflowServer, proxy: Proxy) -> No
         for epoch in range(1, 5):
             log_epoch(tracker, epoch)
         log_rest(tracker)
+    assert_complete(server, tracker, epochs=4)
+
+
+def test_a_request_to_stop_leaves_the_rest_to_the_next_delivery(
+    server: MlflowServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking_delivery, "_PATIENCE_ONCE_STOPPED", 0.1)
+    proxy.delay = 0.1
+    stop = threading.Event()
+    with start(params=PARAMS, stop=stop) as tracker:
+        log_data(tracker)
+        for epoch in range(1, 5):
+            log_epoch(tracker, epoch)
+        log_rest(tracker)
+        proxy.delay = 2
+        threading.Timer(1, stop.set).start()  # while the end is waiting
+    assert "`python -m lunaops sync-tracking` delivers the rest" in caplog.text
+    proxy.delay = 0
+    wait_until(lambda: "tracking" not in [thread.name for thread in threading.enumerate()])
+    sync_tracking(Path())
     assert_complete(server, tracker, epochs=4)
 
 

@@ -231,6 +231,38 @@ def test_an_answer_that_is_lost_makes_nothing_twice(server: MlflowServer, proxy:
     assert {"POST /api/2.0/mlflow/runs/create", "POST /api/2.0/mlflow/logged-models"} <= {" ".join(one) for one in lost}
 
 
+def test_a_file_that_a_proxy_took_for_itself_is_sent_again(
+    server: MlflowServer, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken: set[str] = set()
+
+    def is_first(method: str, path: str) -> bool:
+        is_new = method == "PUT" and path not in taken
+        taken.add(path)
+        return is_new
+
+    proxy.takes_over = is_first
+    with start(params=PARAMS) as tracker:
+        log_data(tracker)
+        for epoch in range(1, 5):
+            log_epoch(tracker, epoch)
+        log_rest(tracker)
+    assert_complete(server, tracker, epochs=4)
+    assert len({path for path in taken if path.endswith(("/model.pt2", "/epochs.csv", "/weights.safetensors"))}) >= 5
+    assert "was accepted but is not there" in caplog.text
+
+
+def test_files_that_nobody_may_list_are_taken_for_delivered(server: MlflowServer, proxy: Proxy) -> None:
+    proxy.refuse, proxy.refused = 403, lambda path: "/artifacts?path=" in path
+    with start(params=PARAMS) as tracker:
+        log_data(tracker)
+        for epoch in range(1, 5):
+            log_epoch(tracker, epoch)
+        log_rest(tracker)
+    assert_complete(server, tracker, epochs=4)
+    assert any("/artifacts?path=" in path for _, path in proxy.requests)
+
+
 def is_of_the_registry(path: str) -> bool:
     return "registered-models" in path or "model-versions" in path
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -148,6 +149,8 @@ def start_run(
     parent: RunLink | None = None,
     tensorboard: Path | None = None,
     resume: Mapping[str, Any] | None = None,
+    resume_file: Path | None = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[Tracker]:
     """Open a run; it ends as finished, killed (Ctrl-C) or failed (any other exception).
 
@@ -156,8 +159,10 @@ def start_run(
     it has not got when the run ends is delivered by the next run or by `python -m lunaops sync-tracking`.
     `params` are flat. `inputs` are hashed as DVC does. `parent` is the run that trained what is evaluated.
     `tensorboard` is the folder of TensorBoard's runs; None: no TensorBoard. `resume` is the position of an interrupted
-    run to go on with: what it has is not logged again. In the copy of the project that `dvc exp run --temp` makes, all
-    of these folders are those of the project itself.
+    run to go on with: what it has is not logged again. `resume_file` is where the caller keeps positions until the run
+    need not be resumed: while it is there the journal stays, even that of a finished run that is delivered. Once
+    `stop` is set, the end waits no more than seconds for MLflow. In the copy of the project that `dvc exp run --temp`
+    makes, all of these folders are those of the project itself.
     """
     project = _kept_folder()
     position = resume or {}
@@ -169,6 +174,7 @@ def start_run(
         tags=provenance_tags(kind, inputs) | dict(tags or {}),
         parent=parent.journal_id if parent else None,
         resume=position.get("journal"),
+        resume_file=resume_file,
         is_monitored=kind == "train",
     )
     boards = Boards(tensorboard and project / tensorboard, resume=position)
@@ -181,7 +187,7 @@ def start_run(
         raise
     finally:
         boards.close()
-        mlflow_run.close(status)
+        mlflow_run.close(status, stop or threading.Event())
 
 
 def write_link(path: Path, link: RunLink) -> None:

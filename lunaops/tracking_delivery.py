@@ -32,7 +32,8 @@ _PAUSES = (1.0, 60.0)  # seconds between attempts: the first, doubled until the 
 _LAST_PAUSE = 1.0  # seconds, once the run is over
 _PATIENCE_WITH_THE_DEAD = 5.0  # seconds that a run that is over waits for a store that is not there
 _PATIENCE_WITH_A_REQUEST = 1.0  # seconds
-_DAYS_RESUMABLE = 30  # so long the journal of a run that did not finish is kept for its resumption
+_PATIENCE_ONCE_STOPPED = 5.0  # seconds: a scheduler's SIGKILL follows its SIGTERM, often after 30
+_DAYS_RESUMABLE = 30  # so long the journal of a run that can be resumed is kept for that
 
 
 class JournalDelivery:
@@ -67,14 +68,6 @@ class JournalDelivery:
             if "files" in entries[0]:
                 shutil.rmtree(files_of(self._folder, entries[0]["files"]), ignore_errors=True)
             yield
-
-    def clean(self) -> None:
-        """Remove the journal if nothing more can come: its run is finished, or too old to be resumed."""
-        last = last_entry(self._folder)
-        is_finished = last is not None and last["do"] == "end" and last["status"] == "FINISHED"
-        age_days = (time.time() - (self._folder / "journal.jsonl").stat().st_mtime) / 86400
-        if is_finished or age_days > _DAYS_RESUMABLE:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _begin(self) -> StoredRun:
         run = StoredRun(self._store, self._folder, self._delivered)
@@ -148,19 +141,28 @@ class Delivery:
         """The journal has grown."""
         self._more.set()
 
-    def finish(self, seconds: float) -> bool:
-        """The journal has its end: wait for the delivery, at most so long; returns whether all is delivered."""
+    def finish(self, seconds: float, stop: threading.Event) -> bool:
+        """The journal has its end: wait for the delivery; returns whether all is delivered.
+
+        At most so long, and once `stop` is set at most a few seconds more.
+        """
         self._closing.set()
         self._more.set()
         began = time.monotonic()
-        while self._thread.is_alive() and time.monotonic() < began + seconds:
-            if self._is_dead(since=began):
-                break
-            self._thread.join(0.05)
+        end = began + seconds
+        self._wait(began, end, stop)
+        if stop.is_set():
+            self._wait(began, min(end, time.monotonic() + _PATIENCE_ONCE_STOPPED), threading.Event())
         self._stopped.set()
         self._more.set()
         self._thread.join(_PATIENCE_WITH_A_REQUEST)  # then the journal is free for whoever delivers the rest
         return not self._thread.is_alive() and self._own.is_ended
+
+    def _wait(self, began: float, end: float, stop: threading.Event) -> None:
+        while self._thread.is_alive() and time.monotonic() < end and not stop.is_set():
+            if self._is_dead(since=began):
+                return
+            self._thread.join(0.05)
 
     def _is_dead(self, *, since: float) -> bool:
         failed_since = self._failed_since
@@ -171,10 +173,8 @@ class Delivery:
             if folder != self._folder:
                 with delivery_lock(folder) as is_mine:
                     if is_mine:
-                        older = JournalDelivery(self._store, folder, is_live=False)
-                        self._deliver(older)
-                        if not self._stopped.is_set():
-                            older.clean()
+                        self._deliver(JournalDelivery(self._store, folder, is_live=False))
+        remove_done(self._project)
         while not self._stopped.is_set():
             with delivery_lock(self._folder) as is_mine:
                 if is_mine:
@@ -188,7 +188,7 @@ class Delivery:
             is_last = self._closing.is_set()
             self._deliver(self._own)
             if is_last and self._own.is_ended:
-                self._own.clean()
+                _remove_if_done(self._folder)
                 return
             self._more.wait()
 
@@ -238,7 +238,40 @@ def _is_pending(folder: Path, store: Store) -> bool:
     if store_name_of(folder) != store.name:
         return False
     end_if_abandoned(folder)
-    return any(True for _ in read_entries(folder, read_delivered(folder).offset))
+    return not is_delivered(folder)
+
+
+def is_delivered(folder: Path) -> bool:
+    """Whether the store has all that the journal holds now."""
+    return not any(True for _ in read_entries(folder, read_delivered(folder).offset))
+
+
+def remove_done(project: Path) -> None:
+    """Remove the journals of which nothing more can come, whatever their store; who delivers one keeps it."""
+    for folder in find_journals(project / JOURNALS):
+        with delivery_lock(folder) as is_mine:
+            if is_mine:
+                _remove_if_done(folder)
+
+
+def _remove_if_done(folder: Path) -> None:
+    """Remove a journal that is delivered and whose run is finished, or too old to be resumed.
+
+    Even a finished run is resumed, where its process was killed before it could remove the file to resume from.
+    """
+    last = last_entry(folder)
+    is_finished = last is not None and last["do"] == "end" and last["status"] == "FINISHED"
+    age_days = (time.time() - (folder / "journal.jsonl").stat().st_mtime) / 86400
+    is_done = (is_finished and not _is_resumable(folder)) or age_days > _DAYS_RESUMABLE
+    if is_done and is_delivered(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_resumable(folder: Path) -> bool:
+    for _, start in read_entries(folder):
+        resume_file = start.get("resume_file")
+        return resume_file is not None and (folder.resolve().parent.parent / resume_file).exists()
+    return False
 
 
 def _batches(folder: Path, offset: int) -> Iterator[tuple[int, list[Entry]]]:

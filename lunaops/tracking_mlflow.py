@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class MlflowRun:
 
     `parent` is the journal of the training run: it makes this run that run's child and its metrics those of that run's
     model. `resume` is the journal of an interrupted run to go on with: what it has already is not logged again.
+    `resume_file` is what such a run goes on from: the journal stays while that is there.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class MlflowRun:
         tags: Mapping[str, str],
         parent: str | None = None,
         resume: str | None = None,
+        resume_file: Path | None = None,
         is_monitored: bool = False,
     ) -> None:
         self._name = name
@@ -68,6 +71,7 @@ class MlflowRun:
             "params": {key: _param_text(value) for key, value in params.items()},
             "tags": dict(tags),
             "parent": parent,
+            "resume_file": resume_file and os.path.relpath(resume_file.resolve(), project.resolve()),
         }
         with self._recording():
             self._open(project / JOURNALS, start, resume)
@@ -158,8 +162,8 @@ class MlflowRun:
             if self._journal is not None:
                 self._journal.sync()
 
-    def close(self, status: Status) -> None:
-        """End the run and wait a while for its delivery."""
+    def close(self, status: Status, stop: threading.Event) -> None:
+        """End the run and wait a while for its delivery, a short one once `stop` is set."""
         if self._system is not None:
             self._system.stop()
         with self._recording():
@@ -167,7 +171,7 @@ class MlflowRun:
         if self._journal is not None:
             self._journal.close()
         patience = _PATIENCE["KILLED" if self._is_broken else status]  # a broken journal has no end to wait for
-        if self._delivery is not None and self._store is not None and not self._delivery.finish(patience):
+        if self._delivery is not None and self._store is not None and not self._delivery.finish(patience, stop):
             text = "MLflow (%s) has not all of %r; `python -m lunaops sync-tracking` delivers the rest, or the next run"
             logger.warning(text, self._store.name, self._name)
 

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lunaops.tracking_artifacts import Artifacts
 from lunaops.tracking_journal import Delivered, Entry, files_of
 from lunaops.tracking_model import address_served_model
 from lunaops.tracking_registry import EVALUATION_TAG, register_version
@@ -22,13 +22,6 @@ JOURNAL_TAG = "lunaops.journal_id"
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages for models, not for agents
 _PARAMS_A_REQUEST = 100  # MLflow's limit
 _CONTEXT_OF_SPLIT = {"train": "training", "val": "validation", "test": "test"}
-_NOT_DELETABLE = {
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.METHOD_NOT_ALLOWED,
-    HTTPStatus.NOT_IMPLEMENTED,
-}
 
 
 class StoredRun:
@@ -46,7 +39,7 @@ class StoredRun:
         self._source_tags: dict[str, str] = {}
         self._params: dict[str, str] = {}
         self._datasets: dict[str, tuple[str, str]] = {}
-        self._uploaded: tuple[str, set[Path]] = ("", set())  # the files of one entry: the next attempt goes on there
+        self._artifacts = Artifacts(store, self._client, folder, self._try_to_write)
 
     def note(self, entry: Entry) -> None:
         """Remember what later entries refer to; for every entry from the first on, delivered or not."""
@@ -62,8 +55,8 @@ class StoredRun:
             "start": self._start,
             "resume": lambda _: self._client.update_run(self._run_id, "RUNNING"),
             "dataset": self._log_dataset,
-            "files": self._log_files,
-            "drop": self._drop,
+            "files": lambda entry: self._artifacts.log_to_run(entry, self._run_id),
+            "drop": lambda entry: self._artifacts.drop(entry["folder"], self._run_id),
             "model": self._log_model,
             "register": self._register,
             "end": self._end,
@@ -166,47 +159,15 @@ class StoredRun:
         tags = [InputTag("mlflow.data.context", entry["context"])]
         self._client.log_inputs(self._run_id, datasets=[DatasetInput(Dataset(**entry["dataset"]), tags)])
 
-    def _log_files(self, entry: Entry) -> None:
-        self._upload(entry, lambda path, place: self._client.log_artifact(self._run_id, path, place))
-
-    def _upload(self, entry: Entry, upload: Callable[[str, str | None], None]) -> None:
-        """Upload an entry's files one by one; those of a checkpoint may have been dropped since, even half-way."""
-        kept = files_of(self._folder, entry["files"])
-        if self._uploaded[0] != entry["files"]:
-            self._uploaded = (entry["files"], set())
-        try:
-            for file in sorted({path for path in kept.rglob("*") if path.is_file()} - self._uploaded[1]):
-                place = Path(entry.get("folder") or "", file.parent.relative_to(kept)).as_posix()
-                upload(str(file), None if place == "." else place)
-                self._uploaded[1].add(file)
-        except OSError:
-            if kept.exists():
-                raise
-
-    def _drop(self, entry: Entry) -> None:
-        """Delete a folder of the run's artifacts; a store that takes files and lets none be deleted keeps it."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        artifacts = get_artifact_repository(self._client.get_run(self._run_id).info.artifact_uri, self._store.uri)
-        try:
-            artifacts.delete_artifacts(entry["folder"])  # type: ignore[no-untyped-call]
-        except NotImplementedError as error:
-            reason = reason_of(error)
-        except OSError as error:  # requests' errors are
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if status not in _NOT_DELETABLE:
-                raise
-            self._client.set_tag(self._run_id, JOURNAL_TAG, self._folder.name)  # refused too? then try again later
-            reason = reason_of(error)
-        else:
-            return
-        logger.warning("%s stays in MLflow: its store deletes nothing: %s", entry["folder"], reason)
+    def _try_to_write(self) -> None:
+        """Raise the store's error where it refuses even what it has: then it is no one thing that it refuses."""
+        self._client.set_tag(self._run_id, JOURNAL_TAG, self._folder.name)
 
     def _log_model(self, entry: Entry) -> None:
         model_id = self._find_or_create_model(entry)
         self._delivered.model_id = model_id
         address_served_model(files_of(self._folder, entry["files"]), run_id=self._run_id, model_id=model_id)
-        self._upload(entry, lambda path, place: self._client.log_model_artifact(model_id, path, place))
+        self._artifacts.log_to_model(entry, model_id)
         self._client.finalize_logged_model(model_id, "READY")
         points = [self._metric(entry, key, value, model_id) for key, value in entry["values"].items()]
         self._client.log_batch(self._run_id, metrics=points)
@@ -251,7 +212,7 @@ class StoredRun:
         except MlflowException as error:
             if error.error_code != "PERMISSION_DENIED":
                 raise
-            self._client.set_tag(self._run_id, JOURNAL_TAG, self._folder.name)  # refused too? then try again later
+            self._try_to_write()
             logger.warning("no version of %s is registered: %s", name, reason_of(error))
 
     def _end(self, entry: Entry) -> None:

@@ -45,7 +45,9 @@ def main(
     """Train on the split train, validate on val after each epoch, keep the best and the last model in MODELS.
 
     Interrupted, even by kill -9, the same command goes on from RESUME, a file that is there until training is complete.
-    RAW is read only where the crop cache lacks a scan. MLFLOW_TRACKING_URI says where MLflow is.
+    A Ctrl-C or SIGTERM after the last step has nothing left to interrupt: the run is completed and the exit code is 0,
+    but MLflow is waited for no more than seconds. RAW is read only where the crop cache lacks a scan.
+    MLFLOW_TRACKING_URI says where MLflow is.
     """
     params = read_params(params_file)
     task = TASKS[params.model.task]
@@ -95,6 +97,8 @@ def main(
             },
             tensorboard=tensorboard,
             resume=position,
+            resume_file=resume,
+            stop=stop,
         ) as tracker:
             digest = content_digest(candidates)
             described = partial(tracker.log_dataset, digest=digest, source=candidates)

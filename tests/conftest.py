@@ -3,6 +3,7 @@
 import locale
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from hypothesis import settings
+from mlflow_server import MlflowServer
 from repository import new_repository, repro
 
 os.environ["no_proxy"] = "127.0.0.1,localhost"  # the tests' own servers are here, whatever proxy leads to the others
@@ -153,6 +155,16 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
     return MlflowClient(uri)
+
+
+@pytest.fixture(scope="module")
+def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """Not started; starting takes seconds, so the first test does and the others go on with it."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    server = MlflowServer(folder)
+    yield server
+    server.kill()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A real MLflow server as a process that can be killed, and a proxy that delays, refuses or loses answers."""
+"""A real MLflow server as a process that can be killed, and a proxy that delays, refuses, makes up or loses answers."""
 
 import http.client
 import os
@@ -12,6 +12,8 @@ import urllib.request
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+PAGE = b"<html>Please sign in</html>"
 
 
 def free_port() -> int:
@@ -77,6 +79,7 @@ class Proxy:
         self.refused: Callable[[str], bool] = lambda path: True  # what is answered so
         self.is_open = threading.Event()  # while it is not set, requests hang
         self.is_open.set()
+        self.takes_over: Callable[[str, str], bool] = lambda method, path: False  # answered with 200 and a page instead
         self.lose_answer: Callable[[str, str], bool] = lambda method, path: False  # passed on, but never answered
         self.requests: list[tuple[str, str]] = []
         self.num_answered = 0
@@ -105,6 +108,13 @@ class Proxy:
                 time.sleep(proxy.delay)
                 if proxy.refuse is not None and proxy.refused(self.path):
                     self.send_error(proxy.refuse)
+                    return
+                if proxy.takes_over(self.command, self.path):
+                    self.send_response(200)
+                    self.send_header("Content-Type", "text/html")
+                    self.send_header("Content-Length", str(len(PAGE)))
+                    self.end_headers()
+                    self.wfile.write(PAGE)
                     return
                 connection = http.client.HTTPConnection("127.0.0.1", proxy._target_port, timeout=30)
                 connection.request(self.command, self.path, body, dict(self.headers))

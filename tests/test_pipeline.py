@@ -27,6 +27,7 @@ DOORS = {
     },  # a scan as we keep it; DICOM, which only fetching reads
     "diskcache": {"lunaops/crop_store.py", "lunaops/crop_index.py"},
     "mlflow": {
+        "lunaops/tracking_artifacts.py",
         "lunaops/tracking_delivery.py",
         "lunaops/tracking_model.py",
         "lunaops/tracking_query.py",

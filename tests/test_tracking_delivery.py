@@ -2,7 +2,7 @@
 
 import json
 import logging
-import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from tracked import CROP, boards_of, start, trained
 from lunaops import tracking_delivery
 from lunaops.tracking import Tracker
 from lunaops.tracking_journal import find_journals
+from lunaops.tracking_sync import sync_tracking
 
 if TYPE_CHECKING:
     pass
@@ -35,16 +36,6 @@ class Tiny(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.linear(x.mean((1, 2, 3)))
         return logits, logits.softmax(1)
-
-
-@pytest.fixture(scope="module")
-def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """Not started; starting takes seconds, so the first test does and the others go on with it."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    server = MlflowServer(folder)
-    yield server
-    server.kill()
 
 
 @pytest.fixture
@@ -182,6 +173,26 @@ def test_a_slow_server_gets_everything(server: MlflowServer, proxy: Proxy) -> No
     assert_complete(server, tracker, epochs=4)
 
 
+def test_a_request_to_stop_leaves_the_rest_to_the_next_delivery(
+    server: MlflowServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking_delivery, "_PATIENCE_ONCE_STOPPED", 0.1)
+    proxy.delay = 0.1
+    stop = threading.Event()
+    with start(params=PARAMS, stop=stop) as tracker:
+        log_data(tracker)
+        for epoch in range(1, 5):
+            log_epoch(tracker, epoch)
+        log_rest(tracker)
+        proxy.delay = 2
+        threading.Timer(1, stop.set).start()  # while the end is waiting
+    assert "`python -m lunaops sync-tracking` delivers the rest" in caplog.text
+    proxy.delay = 0
+    wait_until(lambda: "tracking" not in [thread.name for thread in threading.enumerate()])
+    sync_tracking(Path())
+    assert_complete(server, tracker, epochs=4)
+
+
 @pytest.mark.parametrize("status", [500, 403])
 def test_a_server_that_refuses_for_a_while_gets_everything(
     status: int, server: MlflowServer, proxy: Proxy, caplog: pytest.LogCaptureFixture
@@ -218,6 +229,38 @@ def test_an_answer_that_is_lost_makes_nothing_twice(server: MlflowServer, proxy:
         log_rest(tracker)
     assert_complete(server, tracker, epochs=4)
     assert {"POST /api/2.0/mlflow/runs/create", "POST /api/2.0/mlflow/logged-models"} <= {" ".join(one) for one in lost}
+
+
+def test_a_file_that_a_proxy_took_for_itself_is_sent_again(
+    server: MlflowServer, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken: set[str] = set()
+
+    def is_first(method: str, path: str) -> bool:
+        is_new = method == "PUT" and path not in taken
+        taken.add(path)
+        return is_new
+
+    proxy.takes_over = is_first
+    with start(params=PARAMS) as tracker:
+        log_data(tracker)
+        for epoch in range(1, 5):
+            log_epoch(tracker, epoch)
+        log_rest(tracker)
+    assert_complete(server, tracker, epochs=4)
+    assert len({path for path in taken if path.endswith(("/model.pt2", "/epochs.csv", "/weights.safetensors"))}) >= 5
+    assert "was accepted but is not there" in caplog.text
+
+
+def test_files_that_nobody_may_list_are_taken_for_delivered(server: MlflowServer, proxy: Proxy) -> None:
+    proxy.refuse, proxy.refused = 403, lambda path: "/artifacts?path=" in path
+    with start(params=PARAMS) as tracker:
+        log_data(tracker)
+        for epoch in range(1, 5):
+            log_epoch(tracker, epoch)
+        log_rest(tracker)
+    assert_complete(server, tracker, epochs=4)
+    assert any("/artifacts?path=" in path for _, path in proxy.requests)
 
 
 def is_of_the_registry(path: str) -> bool:

@@ -9,6 +9,8 @@ import pytest
 from tracked import boards_of, run_of, start
 
 from lunaops.tracking import Tracker
+from lunaops.tracking_journal import find_journals
+from lunaops.tracking_sync import sync_tracking
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +60,40 @@ def test_it_is_the_same_run_with_every_point_once(store: "MlflowClient", tmp_pat
     assert checkpoints == [f"checkpoints/epoch-{epoch:03d}" for epoch in (1, 3, 4)]
     (board,) = boards_of(tmp_path / "runs").values()
     assert [point.step for point in board.Scalars("loss/all")] == [100, 200, 300, 400]
+
+
+def test_a_finished_run_is_gone_on_with_as_long_as_its_resume_file_is_there(store: "MlflowClient") -> None:
+    file = Path("tmp/resume")
+    file.parent.mkdir()
+    file.touch()
+    with start(resume_file=file) as first:
+        log_epoch(first, 1)
+        log_epoch(first, 2)
+        position = first.position
+    sync_tracking(Path())
+    with start(resume=position, resume_file=file) as second:
+        log_epoch(second, 2)
+    assert second.run_id == first.run_id
+    run = run_of(store, second)
+    assert run.info.status == "FINISHED"
+    assert len(store.search_runs([run.info.experiment_id])) == 1
+    history = store.get_metric_history(run.info.run_id, "val/loss/all")
+    assert sorted(point.step for point in history) == [100, 200]
+    file.unlink()
+    sync_tracking(Path())
+    assert find_journals(Path("tracking")) == []
+
+
+def test_a_run_removes_the_journals_that_are_done_and_no_others(store: "MlflowClient") -> None:
+    kept, removed = Path("kept"), Path("removed")
+    kept.touch()
+    removed.touch()
+    with start(resume_file=kept) as first, start(resume_file=removed):
+        pass
+    removed.unlink()
+    with start():
+        pass
+    assert [folder.name for folder in find_journals(Path("tracking"))] == [first.link.journal_id]
 
 
 def test_a_journal_that_is_gone_makes_a_new_run(store: "MlflowClient", caplog: pytest.LogCaptureFixture) -> None:

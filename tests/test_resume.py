@@ -1,14 +1,17 @@
+import itertools
 import multiprocessing
 import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killing import killed_at, killed_beyond
 from tiny import make_tiny, outputs, results
 from torch import Tensor
 
@@ -64,6 +67,27 @@ def test_a_damaged_state_is_said_and_not_used(
     file.path.write_bytes(whole[:-10] if content is None else content)
     assert file.restore({"part": Part()}) == {}
     assert "not resumed, it cannot be read" in caplog.text
+
+
+def test_killed_at_any_moment_of_writing_the_old_state_or_the_new_one_is_there(tmp_path: Path) -> None:
+    file = ResumeFile(tmp_path / "folder" / "state", {})
+    old, new = Part(tensor=[1.0] * 1000, fact="old"), Part(tensor=[2.0] * 2000, fact="new")
+    file.write({"part": new}, {})
+    length = file.path.stat().st_size
+
+    def is_killed(killed: Callable[[int, Callable[[], object]], bool], moment: int) -> bool:
+        file.write({"part": old}, {"position": "old"})
+        was_killed = killed(moment, lambda: file.write({"part": new}, {"position": "new"}))
+        found = Part()
+        position = file.restore({"part": found})
+        assert (found.values, position["position"]) in [(part.values, part.values["fact"]) for part in (old, new)]
+        assert was_killed or found.values == new.values
+        return was_killed
+
+    changes = next(change for change in itertools.count() if not is_killed(killed_at, change))
+    assert changes >= 1, "a file is renamed"
+    assert all(is_killed(killed_beyond, byte) for byte in (0, 1, 7, 8, 100, length // 2, length - 1))
+    assert not is_killed(killed_beyond, 2 * length)
 
 
 def test_without_a_state_there_is_nothing_to_say(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -290,8 +290,8 @@ def test_every_sample_of_every_epoch_is_varied_in_its_own_way() -> None:
         results = run(STILL, model_without_batch_statistics(), train=train, augment=augment)
         return [score for result in results for score in result.train.score.tolist()]
 
-    assert len(set(scores(PLAIN))) == 1
-    assert len(set(scores(PLAIN.model_copy(update={"offset_mm": 3.0})))) == 24
+    assert np.ptp(scores(PLAIN)) < 1e-6
+    assert np.diff(np.sort(scores(PLAIN.model_copy(update={"offset_mm": 3.0})))).min() > 1e-5
 
 
 def test_a_crop_is_moved_by_the_spacing_of_its_own_row() -> None:

@@ -24,7 +24,8 @@ def import_weights(
     file: Annotated[Path, typer.Argument(help="A torch file or a .safetensors file.")],
     out: Annotated[Path, typer.Argument(help="The folder to write: weights.safetensors and model.json.")],
     crop_size: Annotated[
-        tuple[int, int, int], typer.Option(help="Slices, rows, columns of the crops it was trained on.")
+        tuple[int, int, int],
+        typer.Option(min=16, max=512, help="Slices, rows, columns of the crops it was trained on."),
     ] = (32, 48, 48),
 ) -> None:
     """Turn published weights of this architecture into a model folder, as train writes them."""

@@ -40,6 +40,7 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 RegisteredName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # MLflow takes more, a command line not
 Precision = Literal["fp32", "tf32", "bf16"]
 TaskName = Literal["nodule", "malignancy"]
+MAX_CHANNELS = 256  # of the first block; the last has eight times as many
 
 
 class _Section(BaseModel):
@@ -160,7 +161,7 @@ class ModelParams(_Section):
     """What the network tells apart, and its size."""
 
     task: TaskName
-    channels: Annotated[int, Field(ge=1, le=256)]
+    channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
 
 
 class TrainParams(_Section):

@@ -6,6 +6,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from struct import error as StructError
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from lunaops.errors import InputError
 from lunaops.model import LunaModel
+from lunaops.params import MAX_CHANNELS
 
 STATE_KEYS = ("model_state", "model_state_dict", "state_dict")  # the book's checkpoints; other habits
 _TORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")  # zip; before torch 1.6
@@ -22,6 +24,8 @@ _DAMAGED = (
     SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError,
     AssertionError, StructError,
 )  # fmt: skip
+_FORMATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_COUNT = "num_batches_tracked"  # the end of the one name whose tensor is an integer, and is used for nothing
 _NAMED = 4  # so many names are written out in an error
 
 
@@ -31,12 +35,13 @@ def read_published(path: Path, crop_size_irc: tuple[int, int, int]) -> LunaModel
     The file is a state dict, or a checkpoint that holds one under one of STATE_KEYS, with or without the prefix
     'module.' that DataParallel leaves. The number of channels follows from the weights; the crop size does not, as
     several give the same number of inputs to the head. Raises InputError where the file is none of that, would need
-    code to be run, or does not fit strictly.
+    code to be run, does not fit strictly, or where its tensors are other than dense, finite and floating-point.
     """
     state = _state_dict(_read_tensors(path), path)
-    first = state.get("block1.conv1.weight")
-    model = LunaModel(crop_size_irc, first.shape[0] if first is not None and first.ndim == 5 else 8)
+    _check_kinds(state, path)
+    model = LunaModel(crop_size_irc, _num_channels(state, path))
     _check_fit(state, model, path)
+    _check_values(state, path)
     model.load_state_dict(state, strict=True)
     return model
 
@@ -49,7 +54,8 @@ def _read_tensors(path: Path) -> Any:
         if not is_safetensors and not file.read(16).startswith(_TORCH_MAGIC):
             raise InputError(f"{path}: not a torch file; the name of a safetensors file must end in .safetensors")
     try:
-        return load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
+        with catch_warnings(action="ignore"):  # torch's, of kinds of tensors that are refused by name all the same
+            return load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, *_DAMAGED) as error:
         if wanted := re.search(r"GLOBAL (\S+)", str(error)):
             raise InputError(
@@ -72,6 +78,35 @@ def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in found.items()}
 
 
+def _check_kinds(state: dict[str, Tensor], path: Path) -> None:
+    unusable = [f"{name} is {kind}" for name, value in state.items() if (kind := _unusable_kind(name, value))]
+    if unusable:
+        raise InputError(
+            f"{path}: {_some(unusable)}; wanted are dense floating-point tensors: ask its author for the "
+            "model.state_dict() of the training"
+        )
+
+
+def _unusable_kind(name: str, value: Tensor) -> str:
+    """What a tensor is where it cannot become a weight; empty where it can."""
+    if value.is_nested or value.layout is not torch.strided:
+        return "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+    if value.is_meta:
+        return "without data"
+    is_count = name.endswith(_COUNT) and value.dtype == torch.int64
+    return "" if value.dtype in _FORMATS or is_count else str(value.dtype).removeprefix("torch.")
+
+
+def _num_channels(state: dict[str, Tensor], path: Path) -> int:
+    """Of the first block; where it has no such weights, as many as the book's, for what is missing to be named."""
+    first = state.get("block1.conv1.weight")
+    if first is None or first.ndim != 5:
+        return 8
+    if not 1 <= len(first) <= MAX_CHANNELS:
+        raise InputError(f"{path}: block1.conv1.weight has {len(first)} channels, wanted are 1 to {MAX_CHANNELS}")
+    return len(first)
+
+
 def _check_fit(state: dict[str, Tensor], model: LunaModel, path: Path) -> None:
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in state.items()}
@@ -84,9 +119,15 @@ def _check_fit(state: dict[str, Tensor], model: LunaModel, path: Path) -> None:
         hint = f"; crops of {model.crop_size_irc} voxels are assumed: give --crop-size as it was trained"
         only_head = all(text.startswith("head_linear.weight") for text in wrong)
         raise InputError(f"{path}: does not fit: {_some(wrong)}{hint if only_head else ''}")
-    broken = [name for name, value in state.items() if not bool(value.isfinite().all())]
+
+
+def _check_values(state: dict[str, Tensor], path: Path) -> None:
+    broken = [name for name, value in state.items() if not bool(value.float().isfinite().all())]
     if broken:
         raise InputError(f"{path}: not finite: {_some(broken)}; the training that made it had diverged")
+    negative = [name for name, value in state.items() if name.endswith("running_var") and bool((value < 0).any())]
+    if negative:
+        raise InputError(f"{path}: a negative variance: {_some(negative)}; the file is damaged, fetch it again")
 
 
 def _some(names: list[str]) -> str:

@@ -111,3 +111,9 @@ def test_import_weights_writes_a_folder_that_rebuilds_the_model(tmp_path: Path) 
     hu = torch.randn(1, 1, 16, 16, 32)
     assert torch.equal(again.eval()(hu)[0], model.eval()(hu)[0])
     assert json.loads((tmp_path / "best" / "model.json").read_text())["imported"]["file"] == "cls.state"
+
+
+@pytest.mark.parametrize("size", ["15", "513"])
+def test_import_weights_takes_the_crop_sizes_that_params_yaml_takes(tmp_path: Path, size: str) -> None:
+    said = call("import-weights", str(tmp_path / "cls.state"), str(tmp_path / "best"), "--crop-size", "16", size, "16")
+    assert "Invalid value for '--crop-size'" in said

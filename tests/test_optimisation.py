@@ -59,3 +59,30 @@ def test_sgd_is_what_the_book_uses() -> None:
     optimizer = make_optimizer(model_of(), with_(optimizer="sgd", momentum=0.99, learning_rate=0.001))
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.param_groups[0]["momentum"] == 0.99
+
+
+def weights_by_steps(*gradients: float, **changes: Any) -> list[float]:
+    """A weight that is 1, after one step of rate 0.1 for each of the gradients."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.load_state_dict({"weight": torch.ones(1, 1)})
+    optimizer = make_optimizer(layer, with_(learning_rate=0.1, **changes))
+    weights = []
+    for gradient in gradients:
+        layer.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+        weights.append(layer.weight.item())
+    return weights
+
+
+def test_sgd_adds_the_decay_to_the_gradient_and_the_momentum_to_both() -> None:
+    got = weights_by_steps(1.0, 3.0, optimizer="sgd", momentum=0.5, weight_decay=0.2)
+    first = 1 - 0.1 * 1.2
+    assert got == pytest.approx([first, first - 0.1 * (0.5 * 1.2 + 3 + 0.2 * first)])
+
+
+def test_adamw_decays_the_weight_itself_and_its_first_beta_is_the_momentum() -> None:
+    got = weights_by_steps(1.0, 3.0, optimizer="adamw", momentum=0.5, weight_decay=0.2)
+    first = 1 * (1 - 0.1 * 0.2) - 0.1
+    mean = (0.25 * 1 + 0.5 * 3) / (1 - 0.5**2)
+    size = math.sqrt((0.000999 * 1 + 0.001 * 9) / (1 - 0.999**2))
+    assert got == pytest.approx([first, first * (1 - 0.1 * 0.2) - 0.1 * mean / size])

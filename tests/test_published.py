@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,54 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
     state = published()
     state["block3.conv2.weight"][0, 0, 0, 0, 0] = torch.nan
     with pytest.raises(InputError, match=r"not finite: block3.conv2.weight;"):
+        read_published(saved(tmp_path, state), SIZE)
+
+
+def test_weights_that_only_double_precision_holds_are_not_finite(tmp_path: Path) -> None:
+    state = published() | {"head_linear.bias": torch.tensor([1e300, 0.0], dtype=torch.float64)}
+    with pytest.raises(InputError, match=r"not finite: head_linear.bias;"):
+        read_published(saved(tmp_path, state), SIZE)
+
+
+@pytest.mark.parametrize("number_format", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_in_another_floating_point_format_are_read(tmp_path: Path, number_format: torch.dtype) -> None:
+    state = {name: value.to(number_format) for name, value in published().items()}
+    model = read_published(saved(tmp_path, state), SIZE)
+    assert same(model, {name: value.to(published()[name].dtype) for name, value in state.items()})
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"),
+    [
+        (lambda value: value.to_sparse(), "sparse_coo"),
+        (lambda value: value.to_sparse_csr(), "sparse_csr"),
+        (lambda value: value.to("meta"), "without data"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "qint8"),
+        (lambda value: value.to(torch.complex64), "complex64"),
+        (lambda value: value.to(torch.int64), "int64"),
+        (lambda value: value.to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (lambda value: torch.nested.nested_tensor([value[0], value[1]]), "nested"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of what it calls a prototype
+def test_tensors_that_hold_no_floating_point_numbers_are_named(
+    tmp_path: Path, changed: Callable[[Tensor], Tensor], kind: str
+) -> None:
+    state = published() | {"head_linear.bias": changed(torch.ones(2, 2))}
+    with pytest.raises(InputError, match=rf"weights.state: head_linear.bias is {kind}; wanted are dense floating-po"):
+        read_published(saved(tmp_path, state), SIZE)
+
+
+@pytest.mark.parametrize("channels", [0, 257, 10**9])
+def test_a_number_of_channels_that_no_model_has_is_refused_before_one_is_made(tmp_path: Path, channels: int) -> None:
+    state = published() | {"block1.conv1.weight": torch.zeros(1, 1, 1, 1, 1).expand(channels, 1, 3, 3, 3)}
+    with pytest.raises(InputError, match=f"block1.conv1.weight has {channels} channels, wanted are 1 to 256$"):
+        read_published(saved(tmp_path, state), SIZE)
+
+
+def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
+    state = published() | {"tail_batchnorm.running_var": torch.tensor([-1.0])}
+    with pytest.raises(InputError, match=r"a negative variance: tail_batchnorm.running_var;"):
         read_published(saved(tmp_path, state), SIZE)
 
 

@@ -1,8 +1,10 @@
+import itertools
 import multiprocessing
 import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from killing import killed_at, killed_beyond
 from tiny import make_tiny, outputs, results
 from torch import Tensor
 
@@ -82,6 +85,28 @@ def test_no_bit_of_a_state_may_flip(tmp_path: Path, data: st.DataObject) -> None
     file.path.write_bytes(content)
     facts = file.restore({"part": part})
     assert (facts, part.values) in [({}, {"untouched": True}), ({"position": "p"}, {"tensor": [1.0] * 100, "fact": 1})]
+
+
+def test_killed_at_any_moment_of_writing_the_old_state_or_the_new_one_is_there(tmp_path: Path) -> None:
+    file = ResumeFile(tmp_path / "folder" / "state", {})
+    old, new = Part(tensor=[1.0] * 1000, fact="old"), Part(tensor=[2.0] * 2000, fact="new")
+    file.write({"part": new}, {})
+    length = file.path.stat().st_size
+
+    def is_killed(killed: Callable[[int, Callable[[], object]], bool], moment: int) -> bool:
+        file.write({"part": old}, {"position": "old"})
+        was_killed = killed(moment, lambda: file.write({"part": new}, {"position": "new"}))
+        found = Part()
+        position = file.restore({"part": found})
+        assert (found.values, position["position"]) in [(part.values, part.values["fact"]) for part in (old, new)]
+        assert was_killed or found.values == new.values
+        return was_killed
+
+    changes = next(change for change in itertools.count() if not is_killed(killed_at, change))
+    assert changes >= 1, "a file is renamed"
+    assert all(is_killed(killed_beyond, byte) for byte in (0, 1, 7, 8, 100, length // 2, length - 1))
+    assert not is_killed(killed_beyond, 2 * length)
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["state"]
 
 
 def test_without_a_state_there_is_nothing_to_say(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -55,6 +55,11 @@ def test_a_batch_is_int16_with_one_channel() -> None:
     assert (batch.hu.shape, batch.hu.dtype, batch.is_positive.dtype) == ((1, 1, *SIZE), torch.int16, torch.int64)
 
 
+def test_a_share_of_a_batch_may_be_empty() -> None:
+    batch = CropDataset(CANDIDATES, FilledCrops()).__getitems__([])
+    assert (batch.hu.shape, batch.is_positive.shape, batch.row.shape) == ((0, 1, *SIZE), (0,), (0,))
+
+
 def test_a_candidate_without_a_label_is_left_out_and_the_others_keep_their_crops() -> None:
     table = CANDIDATES.assign(is_malignant=pd.array([None, True, None, False], "boolean"))
     dataset = CropDataset(table, FilledCrops(), label="is_malignant")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +54,14 @@ def make_plan(folder: Path = Path()) -> Plan:
     data plans what a full checkout does, and a change whose results are committed (dvc.lock, with the data pushed)
     plans evaluate.
     """
+    with ThreadPoolExecutor() as threads:  # at once: most of DVC's time is its start
+        knows_remote = threads.submit(has_remote, folder)
+        status = json.loads(dvc("status", "--json", folder=folder))
     tracked = set(git("ls-files", folder=folder).splitlines())
-    status = json.loads(dvc("status", "--json", folder=folder))
     stale = {stage: _changes(entries, tracked) for stage, entries in status.items()}
     return Plan(
         {stage: changes for stage, changes in stale.items() if changes},
-        has_remote(folder),
+        knows_remote.result(),
         tuple(path for path, change in _changed_deps(status.get(EVALUATE, [])) if change == "deleted"),
     )
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lunaops import disk
 from lunaops.errors import InputError
-from lunaops.sources import disk
 from lunaops.sources.archive import unpack
 
 VOXELS = random.Random(16).randbytes(200_000)

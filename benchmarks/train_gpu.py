@@ -93,7 +93,7 @@ def compute_only(variant: Variant, device: torch.device) -> tuple[float, float]:
         for _ in range(count):
             step()
 
-    with peak_of(device) as peak, patch.object(folding, "pays", lambda _: variant.layout == "folded"):
+    with peak_of(device) as peak, patch.object(folding, "pays", lambda *_: variant.layout == "folded"):
         steps(3)
         seconds = timed(device, lambda: steps(STEPS))
     return STEPS * variant.batch_size / seconds, peak()

@@ -47,13 +47,13 @@ def on_device(batches: Iterable[Tensors], device: torch.device) -> Iterator[Tens
             moved = type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
             ahead.append((moved, stream.record_event()))
         if len(ahead) > _AHEAD:
-            yield _arrived(*ahead.popleft())
+            yield _arrived(*ahead.popleft(), device)
     while ahead:
-        yield _arrived(*ahead.popleft())
+        yield _arrived(*ahead.popleft(), device)
 
 
-def _arrived(batch: Tensors, event: torch.cuda.Event) -> Tensors:
-    current = torch.cuda.current_stream()
+def _arrived(batch: Tensors, event: torch.cuda.Event, device: torch.device) -> Tensors:
+    current = torch.cuda.current_stream(device)
     current.wait_event(event)
     for tensor in batch:
         tensor.record_stream(current)  # its memory is not given away before this stream is done with it
@@ -64,7 +64,7 @@ class WaitTimer:
     """How long a device waits for batches; a GPU by its own clock, for the host runs ahead of it."""
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device = device
         self._waits: list[tuple[Any, Any]] = []
 
     def timed(self, batches: Iterable[Tensors]) -> Iterator[Tensors]:
@@ -82,13 +82,13 @@ class WaitTimer:
     def seconds(self) -> float:
         """What was waited since the last time that this was asked; the host waits until the device is done."""
         waits, self._waits = self._waits, []
-        if not self._on_gpu:
+        if self._device.type != "cuda":
             return float(sum(arrived - asked for asked, arrived in waits))
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self._device)
         return float(sum(asked.elapsed_time(arrived) for asked, arrived in waits)) / 1000
 
     def _now(self) -> Any:
-        if not self._on_gpu:
+        if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        return torch.cuda.current_stream().record_event(event)
+        return torch.cuda.current_stream(self._device).record_event(event)

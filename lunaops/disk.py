@@ -35,7 +35,8 @@ def writing(path: Path) -> Iterator[None]:
 def write_whole(path: Path, content: bytes) -> None:
     """Replace `path`, all at once, in a folder that is made; raises InputError where it cannot, and leaves it be.
 
-    A process that is killed leaves the old file, and at most one beside it that the next writes over.
+    A process that is killed leaves the old file, and at most one beside it that the next writes over. It is for files
+    that one process at a time writes.
     """
     unfinished = path.with_name(f".{path.name}.unfinished")
     with writing(path):

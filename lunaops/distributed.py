@@ -80,8 +80,9 @@ def part_ends(rank: int, size: int, *, length: int, parts: int) -> list[int]:
 
     Between the ends the rank's samples are those of one part of the whole batch, whatever `size`; none may be.
     """
-    ends = np.cumsum([len(part) for part in np.array_split(np.arange(length), parts)])[:-1]
-    return [max(0, math.ceil((end - rank) / size)) for end in ends.tolist()]
+    short, longer = divmod(length, parts)
+    ends = (short * part + min(part, longer) for part in range(1, parts))
+    return [max(0, math.ceil((end - rank) / size)) for end in ends]
 
 
 def share_of(rank: int, size: int, *, total: int, batch_size: int) -> NDArray[np.int64]:

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from lunaops.precision import no_autocast
 
+_MOST_CHANNELS = 512  # side by side in the first block; the default network has 256
+
 
 class Block(Protocol):
     """Two convolutions, 3 x 3 x 3 with padding 1, each with a ReLU, then max-pooling by 2."""
@@ -22,9 +24,14 @@ class Block(Protocol):
     conv2: nn.Conv3d
 
 
-def pays(x: Tensor) -> bool:
-    """Whether `x` is on a GPU whose matrix units may be used: in bf16 or tf32, not in fp32."""
-    return x.is_cuda and (torch.is_autocast_enabled("cuda") or torch.backends.cudnn.allow_tf32)
+def pays(x: Tensor, channels: int) -> bool:
+    """Whether crops `x` (N, 1, I, R, C) are on a GPU whose matrix units may be used: in bf16 or tf32, not in fp32.
+
+    And whether a network of so many `channels` in its first block has few enough: 3-D convolutions get quicker with
+    them, while the share of zeros here grows with the slices. By the rates measured the two meet about there.
+    """
+    is_quick = x.is_cuda and (torch.is_autocast_enabled("cuda") or torch.backends.cudnn.allow_tf32)
+    return is_quick and x.shape[2] * channels <= _MOST_CHANNELS
 
 
 def folded_blocks(blocks: Iterable[Block], x: Tensor) -> Tensor:
@@ -59,7 +66,7 @@ def _convolved(conv: nn.Conv3d, x: Tensor, taps: Tensor) -> Tensor:
     with no_autocast(x.device):  # an entry of the band is one weight or nothing; its gradient is a sum of many
         band = torch.einsum("tde,kctij->dkijec", taps[:, :slices, :slices], conv.weight)
     y = F.conv2d(flat, band.flatten(4).flatten(0, 1).permute(0, 3, 1, 2), padding=1)
-    return y.permute(0, 2, 3, 1).view(num, rows, columns, slices, -1).permute(0, 4, 1, 2, 3)
+    return y.permute(0, 2, 3, 1).view(num, rows, columns, slices, conv.out_channels).permute(0, 4, 1, 2, 3)
 
 
 def _bias(conv: nn.Conv3d, x: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class LunaModel(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1, I, R, C) HU to logits (N, 2) and probabilities (N, 2)."""
         x = self.tail_batchnorm(x)
-        if folding.pays(x):
+        if folding.pays(x, self.channels):
             x = folding.folded_blocks(self.blocks, x)
         else:
             for block in self.blocks:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lunaops.augment import apply_augmentation, draw_augmentation
+from lunaops.compiled import CompiledModel
 from lunaops.dataset import Batch, Batches, CropDataset
 from lunaops.device import WaitTimer, on_device
 from lunaops.distributed import ALONE, World, part_ends
@@ -123,10 +124,8 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self.world.share_input_statistics(self.state.model.tail_batchnorm)
-        network: nn.Module = self.state.model
-        if self.params.compile:  # for the sizes that batches have: for any size takes longer, and validation needs none
-            network = torch.compile(network, dynamic=False)  # type: ignore[assignment]  # what it returns is a module
-        self.forward = self.world.wrapped(network)
+        network = self.state.model
+        self.forward = self.world.wrapped(CompiledModel(network) if self.params.compile else network)
         self._waits = WaitTimer(self.state.device)
         self._passes: list[Pass] = []
         self._norms: list[Tensor] = []

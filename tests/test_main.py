@@ -113,6 +113,34 @@ def test_import_weights_writes_a_folder_that_rebuilds_the_model(tmp_path: Path) 
     assert json.loads((tmp_path / "best" / "model.json").read_text())["imported"]["file"] == "cls.state"
 
 
+def test_import_weights_replaces_files_that_it_could_not_write_to(tmp_path: Path) -> None:
+    torch.save(LunaModel((16, 16, 16), 2).state_dict(), tmp_path / "cls.state")
+    weights = tmp_path / "best" / "weights.safetensors"
+    weights.parent.mkdir()
+    weights.symlink_to(weights.name)  # leads to itself: opening it fails even for a superuser
+    call("import-weights", str(tmp_path / "cls.state"), str(weights.parent), "--crop-size", "16", "16", "16")
+    assert read_model(weights.parent).channels == 2
+
+
+def test_import_weights_makes_no_folder_where_there_is_nothing_to_import(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none.state: no such file"):
+        call("import-weights", str(tmp_path / "none.state"), str(tmp_path / "models" / "new"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_import_weights_says_in_a_line_where_it_cannot_write(tmp_path: Path) -> None:
+    torch.save(LunaModel((16, 16, 16), 2).state_dict(), tmp_path / "cls.state")
+    with pytest.raises(InputError, match=r"^[^\n]*cls.state/model/weights.safetensors: cannot be written: [^\n]*$"):
+        call(
+            "import-weights",
+            *(str(tmp_path / name) for name in ("cls.state", "cls.state/model")),
+            "--crop-size",
+            "16",
+            "16",
+            "16",
+        )
+
+
 @pytest.mark.parametrize("size", ["15", "513"])
 def test_import_weights_takes_the_crop_sizes_that_params_yaml_takes(tmp_path: Path, size: str) -> None:
     said = call("import-weights", str(tmp_path / "cls.state"), str(tmp_path / "best"), "--crop-size", "16", size, "16")

@@ -49,12 +49,13 @@ def _output(command: tuple[str, ...], folder: Path) -> str:
 def _reason(spoken: str) -> str:
     """Why a program failed, in one line: its error; of a file that DVC cannot read what is wrong and where."""
     lines = [line for line in spoken.splitlines() if line.strip()] or ["it says nothing"]
-    for place, line in enumerate(lines):
+    for line in lines:
         if line.lower().startswith(("error", "fatal")):
             return line
+    for place, line in enumerate(lines):
         if " is invalid" in line or " validation failed" in line:
-            sentences = takewhile(lambda each: not each[0].isspace(), lines[place:])  # then lines of the file, indented
-            return " ".join(" ".join(sentences).split())
+            rest = takewhile(lambda each: not each[0].isspace(), lines[place + 1 :])  # then the file's lines, indented
+            return " ".join(" ".join([line, *rest]).split())
     return lines[-1]
 
 

@@ -162,7 +162,8 @@ def _froc(metrics: dict[str, Pair]) -> Iterator[str]:
     curves = {"base": [old for old, _ in pairs], "now": [new for _, new in pairs]}
     whole = {name: values for name, values in curves.items() if None not in values}
     axis = ", ".join(f'"{word}"' for word in words)
-    yield f"### FROC: sensitivity at false positives per scan ({', '.join(whole)} in this order where two are drawn)"
+    order = f" ({', '.join(whole)}, drawn in this order)" if len(whole) > 1 else ""
+    yield f"### FROC: sensitivity at false positives per scan{order}"
     if whole:
         lines = "\n".join(f"  line [{', '.join(f'{value:.4f}' for value in values)}]" for values in whole.values())
         yield (

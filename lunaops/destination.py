@@ -16,7 +16,7 @@ def check_destination(option: str, path: Path, suffix: str = "") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.touch()
-            path.unlink()
+            path.resolve().unlink()  # of a link to nothing what it leads to, which was made, and not the link
         elif not path.is_fifo():  # a pipe that was opened and closed would have ended for its reader
             path.open("ab").close()
     except OSError as error:

@@ -33,7 +33,6 @@ def import_weights(
     from lunaops.provenance import content_digest
     from lunaops.published import read_published
 
-    check_destination("OUT", out / "weights.safetensors")
     model = read_published(file, crop_size)
     write_model(model, out, {"imported": {"file": file.name, "md5": content_digest(file)}})
     typer.echo(f"{out}: {model.channels} channels, crops of {' x '.join(map(str, crop_size))} voxels")

@@ -70,7 +70,7 @@ def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(found, Mapping):
         found = next((found[key] for key in STATE_KEYS if key in found), found)
     if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        held = ", ".join(map(str, list(found)[:_NAMED])) if isinstance(found, Mapping) else type(found).__name__
+        held = _some([str(name) for name in found]) if isinstance(found, Mapping) else type(found).__name__
         raise InputError(
             f"{path}: no state dict: it holds {held or 'nothing'}; wanted are tensors by name, or a checkpoint with "
             f"them under {', '.join(STATE_KEYS)}"
@@ -132,4 +132,5 @@ def _check_values(state: dict[str, Tensor], path: Path) -> None:
 
 def _some(names: list[str]) -> str:
     rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    in_a_line = [" ".join(name.split()) for name in names[:_NAMED]]  # a foreign file may name them as it likes
+    return ", ".join(in_a_line) + (f" and {rest} more" if rest > 0 else "")

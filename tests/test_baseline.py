@@ -1,4 +1,6 @@
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lunaops.baseline import read_baseline
@@ -37,6 +39,45 @@ def test_a_file_that_is_no_table_of_predictions_is_one_line(tmp_path):
     TABLE.drop(columns=["score", "x"]).to_parquet(path)
     with pytest.raises(InputError, match=begin + "not predictions: lacks x, score; give a predictions.parquet"):
         read_baseline(str(path))
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    path = tmp_path / "other.parquet"
+    TABLE.to_parquet(path)
+    whole = path.read_bytes()
+    place = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")  # where the footer begins, which is Thrift
+    path.write_bytes(whole[:place] + bytes(byte ^ 0xFF for byte in whole[place : place + 8]) + whole[place + 8 :])
+    with pytest.raises(InputError, match=rf"^evaluate.compare_with {path}: no table of predictions: [^\n]*thrift"):
+        read_baseline(str(path))
+    table = pa.Table.from_pandas(TABLE)
+    said = table.schema.metadata[b"pandas"].replace(b"numpy_type", b"numpy_typo")  # by pandas, of the columns
+    pq.write_table(table.replace_schema_metadata({b"pandas": said}), path)
+    with pytest.raises(InputError, match=rf"^evaluate.compare_with {path}: no table of predictions: [^\n]*$"):
+        read_baseline(str(path))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "wrong"),
+    [
+        ("score", ["0.5", "high"], "is of kind string, wanted is floating or integer"),
+        ("is_nodule", [True, None], "has no value in 1 rows"),
+        ("is_malignant", [0.0, 1.0], "is of kind floating, wanted is boolean"),
+        ("split", ["test", None], "has no value in 1 rows"),
+        ("split", [1, 2], "is of kind integer, wanted is string"),
+        ("candidate_id", [[3], [4]], "is of kind mixed, wanted is integer"),
+    ],
+)
+def test_columns_of_other_values_are_named_in_a_line(tmp_path, column, values, wrong):
+    path = tmp_path / "other.parquet"
+    TABLE.assign(**{column: values}).to_parquet(path)
+    with pytest.raises(InputError, match=f"other.parquet: not predictions: column {column} {wrong}; give a pred"):
+        read_baseline(str(path))
+
+
+def test_scores_of_a_diverged_model_are_read(tmp_path):
+    path = tmp_path / "other.parquet"
+    TABLE.assign(score=[float("nan"), 0.5], is_nodule=[True, False]).to_parquet(path)
+    assert read_baseline(str(path))["score"].isna().tolist() == [True, False]
 
 
 def test_a_candidate_may_be_of_two_splits_but_not_twice_of_one(tmp_path):

@@ -59,3 +59,18 @@ def test_dvcs_error_and_gits_are_said(project: Path) -> None:
         dvc("status", folder=project)
     with pytest.raises(InputError, match=r"^`git merge-base a b` failed: fatal: Not a valid object name a"):
         git("merge-base", "a", "b", folder=project)
+
+
+@pytest.mark.parametrize(
+    ("spoken", "reason"),
+    [
+        (r"a hint is invalid\nfatal: no access", "fatal: no access"),
+        (r"  x.yaml is invalid.\nIn line 2\n  cut: [", "x.yaml is invalid. In line 2"),
+        (r"one\ntwo", "two"),
+        ("", "it says nothing"),
+    ],
+)
+def test_an_error_goes_before_what_is_invalid_and_an_indented_line_is_kept(spoken: str, reason: str) -> None:
+    with pytest.raises(InputError) as caught:
+        git("-c", f"alias.say=!printf '{spoken}' >&2; false", "say")
+    assert str(caught.value).endswith(f"` failed: {reason}")

@@ -115,6 +115,7 @@ def test_the_froc_is_drawn_and_tabled_at_its_rates() -> None:
     ]
     assert "|  | 1/8 | 1 | 8 |" in lines
     assert "| change | −0.25 | −0.25 | = |" in lines
+    assert "### FROC: sensitivity at false positives per scan (base, now, drawn in this order)" in lines
 
 
 def test_a_curve_that_is_not_in_the_base_is_drawn_alone() -> None:
@@ -123,6 +124,15 @@ def test_a_curve_that_is_not_in_the_base_is_drawn_alone() -> None:
     assert [line for line in lines if line.startswith("  line")] == ["  line [0.5000]"]
     assert "| base | – |" in lines
     assert "None differs." in lines
+    assert "### FROC: sensitivity at false positives per scan" in lines
+
+
+def test_without_a_whole_curve_there_is_the_table_alone() -> None:
+    found = Changes("b", {}, {"sensitivity_at/1": (0.5, None), "sensitivity_at/8": (None, 0.5)}, {})
+    lines = comment(found).splitlines()
+    assert "### FROC: sensitivity at false positives per scan" in lines
+    assert "```mermaid" not in lines
+    assert "| now | – | 0.5000 |" in lines
 
 
 def test_values_of_a_pull_request_cannot_break_the_table() -> None:

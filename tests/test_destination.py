@@ -18,6 +18,13 @@ def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "old.json"]
 
 
+def test_a_link_to_nothing_stays_a_link_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to("target.json")
+    check_destination("--json", tmp_path / "link.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["link.json"]
+    assert (tmp_path / "link.json").readlink() == Path("target.json")
+
+
 @pytest.mark.parametrize("name", ["file/x.json", "file/folder/x.json"])
 def test_a_file_in_the_place_of_the_folder_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
@@ -57,7 +64,6 @@ def test_a_pipe_is_not_ended(tmp_path: Path) -> None:
     "words",
     [
         ["show-augmented", "--out", "file/x.png", "--data", "none"],
-        ["import-weights", "none.state", "file/model"],
         ["ci-report", "--out", "file/comment.md"],
         ["crossval", "--out", "file/pooled"],
     ],

@@ -54,8 +54,8 @@ def test_summary_counts_splits_and_classes_and_lists_positives_by_size(data: Pat
 def test_show_writes_a_picture_of_the_candidate(data: Path) -> None:
     assert call("show", "1.5", "--candidate", "0", "--out", str(data / "a.png"), "--data", str(data)).strip()
     assert matplotlib.image.imread(data / "a.png").shape[0] > 500
-    with pytest.raises(InputError, match=r"--out a.pdf: .* let its name end in \.png"):
-        call("show", "1.5", "--out", "a.pdf", "--data", str(data))
+    with pytest.raises(InputError, match=r"--out .*a\.pdf: .* let its name end in \.png"):
+        call("show", "1.5", "--out", str(data / "a.pdf"), "--data", str(data))
 
 
 def test_a_scan_may_be_named_by_the_end_of_its_id_if_that_is_one(data: Path) -> None:
@@ -111,6 +111,34 @@ def test_import_weights_writes_a_folder_that_rebuilds_the_model(tmp_path: Path) 
     hu = torch.randn(1, 1, 16, 16, 32)
     assert torch.equal(again.eval()(hu)[0], model.eval()(hu)[0])
     assert json.loads((tmp_path / "best" / "model.json").read_text())["imported"]["file"] == "cls.state"
+
+
+def test_import_weights_replaces_files_that_it_could_not_write_to(tmp_path: Path) -> None:
+    torch.save(LunaModel((16, 16, 16), 2).state_dict(), tmp_path / "cls.state")
+    weights = tmp_path / "best" / "weights.safetensors"
+    weights.parent.mkdir()
+    weights.symlink_to(weights.name)  # leads to itself: opening it fails even for a superuser
+    call("import-weights", str(tmp_path / "cls.state"), str(weights.parent), "--crop-size", "16", "16", "16")
+    assert read_model(weights.parent).channels == 2
+
+
+def test_import_weights_makes_no_folder_where_there_is_nothing_to_import(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none.state: no such file"):
+        call("import-weights", str(tmp_path / "none.state"), str(tmp_path / "models" / "new"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_import_weights_says_in_a_line_where_it_cannot_write(tmp_path: Path) -> None:
+    torch.save(LunaModel((16, 16, 16), 2).state_dict(), tmp_path / "cls.state")
+    with pytest.raises(InputError, match=r"^[^\n]*cls.state/model/weights.safetensors: cannot be written: [^\n]*$"):
+        call(
+            "import-weights",
+            *(str(tmp_path / name) for name in ("cls.state", "cls.state/model")),
+            "--crop-size",
+            "16",
+            "16",
+            "16",
+        )
 
 
 @pytest.mark.parametrize("size", ["15", "513"])

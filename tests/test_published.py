@@ -116,6 +116,12 @@ def test_another_network_is_named_in_a_line(tmp_path: Path) -> None:
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("value", [torch.zeros(1), torch.zeros(1, dtype=torch.int32), "no tensor"])
+def test_names_of_a_foreign_file_stay_in_the_line(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(InputError, match=r"weights.state: [^\n]*a b[^\n]*$"):
+        read_published(saved(tmp_path, {"a\n b": value} | published()), SIZE)
+
+
 def test_wrong_shapes_are_named(tmp_path: Path) -> None:
     state = published() | {"block2.conv1.bias": torch.zeros(5), "head_linear.bias": torch.zeros(3)}
     with pytest.raises(InputError, match=r"block2.conv1.bias is \(5,\), wanted \(4,\), head_linear.bias is \(3,\)"):

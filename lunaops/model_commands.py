@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lunaops import figures, scan_figures
 from lunaops.crop_store import cache_folder
 from lunaops.crops import CropReader, read_manifest
 from lunaops.ct import HuArray
@@ -60,6 +59,8 @@ def show_augmented(
         torch.tensor(grid.spacing_xyz[::-1]).expand(num, 3),
         pad_hu=pad_hu,
     )
+    from lunaops import figures, scan_figures  # of all commands two draw
+
     pictures = [scan_figures.GalleryCrop(_planes(crop), grid, "as it is")]
     for place, hu in enumerate(varied[:, 0].round().short().numpy()):
         pictures.append(scan_figures.GalleryCrop(_planes(hu), grid, _caption(drawn.rows(slice(place, place + 1)))))

@@ -188,7 +188,7 @@ class Delivery:
             is_last = self._closing.is_set()
             self._deliver(self._own)
             if is_last and self._own.is_ended:
-                _remove_if_done(self._folder)
+                _remove_if_done(self._folder, self._project)
                 return
             self._more.wait()
 
@@ -251,10 +251,10 @@ def remove_done(project: Path) -> None:
     for folder in find_journals(project / JOURNALS):
         with delivery_lock(folder) as is_mine:
             if is_mine:
-                _remove_if_done(folder)
+                _remove_if_done(folder, project)
 
 
-def _remove_if_done(folder: Path) -> None:
+def _remove_if_done(folder: Path, project: Path) -> None:
     """Remove a journal that is delivered and whose run is finished, or too old to be resumed.
 
     Even a finished run is resumed, where its process was killed before it could remove the file to resume from.
@@ -262,15 +262,15 @@ def _remove_if_done(folder: Path) -> None:
     last = last_entry(folder)
     is_finished = last is not None and last["do"] == "end" and last["status"] == "FINISHED"
     age_days = (time.time() - (folder / "journal.jsonl").stat().st_mtime) / 86400
-    is_done = (is_finished and not _is_resumable(folder)) or age_days > _DAYS_RESUMABLE
+    is_done = (is_finished and not _is_resumable(folder, project)) or age_days > _DAYS_RESUMABLE
     if is_done and is_delivered(folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_resumable(folder: Path) -> bool:
+def _is_resumable(folder: Path, project: Path) -> bool:
     for _, start in read_entries(folder):
         resume_file = start.get("resume_file")
-        return resume_file is not None and (folder.resolve().parent.parent / resume_file).exists()
+        return resume_file is not None and (project.resolve() / resume_file).exists()
     return False
 
 

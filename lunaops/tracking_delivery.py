@@ -274,10 +274,11 @@ def _is_done(folder: Path, project: Path) -> bool:
 
 
 def _is_resumable(folder: Path, project: Path) -> bool:
-    for _, start in read_entries(folder):
-        resume_file = start.get("resume_file")
-        return resume_file is not None and (project.resolve() / resume_file).exists()
-    return False
+    resume_file = None
+    for _, entry in read_entries(folder):
+        if "resume_file" in entry:  # the start, and a resumption: from another file perhaps
+            resume_file = entry["resume_file"]
+    return resume_file is not None and (project.resolve() / resume_file).exists()
 
 
 def _batches(folder: Path, offset: int) -> Iterator[tuple[int, list[Entry]]]:

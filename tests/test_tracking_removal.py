@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 UNREADABLE = {
     "delivered.json": ["", "[]", '{"offset": 3, "run_id": null, "newer": 1}'],
-    "journal.jsonl": ['{"do":"start"\n', '{"do":"start","name":"n","millis":1}\n', "\udcff\n", "5\n"],
+    "journal.jsonl": [
+        '{"do":"start"\n',
+        '{"do":"start","name":"n","millis":1}\n',
+        "\udcff\n",
+        "5\n",
+        '{"do":"start","store":"another"}\n5\n{"do":"end","status":"FINISHED"}\n',
+    ],
 }
 
 
@@ -45,12 +51,13 @@ def test_a_resume_file_is_found_from_the_project_where_tracking_is_a_link(tmp_pa
     assert find_journals(project / "tracking") == []
 
 
-def test_several_at_once_remove_what_is_done(tmp_path: Path) -> None:
+def test_several_at_once_remove_what_is_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(100):
         delivered_journal(tmp_path / "tracking", str(number))
     with ThreadPoolExecutor(4) as pool:  # the locks keep threads apart as they do processes
         for done in [pool.submit(remove_done, tmp_path) for _ in range(4)]:
             done.result()
+    assert caplog.messages == []
     assert list((tmp_path / "tracking").iterdir()) == []
 
 

@@ -79,6 +79,8 @@ class Artifacts:
             for file in kept.rglob("*")
             if file.is_file()
         }
+        if not paths:
+            return
         try:
             for file in sorted(paths.keys() - self._uploaded[1]):
                 upload(str(file), posixpath.dirname(paths[file]) or None)

@@ -15,9 +15,12 @@ from lunaops.tracking_journal import (
     end_if_abandoned,
     files_of,
     find_journals,
+    is_delivered,
     last_entry,
+    leaving_unreadable,
     read_delivered,
     read_entries,
+    remove_journal,
     store_name_of,
     write_delivered,
 )
@@ -171,7 +174,7 @@ class Delivery:
     def _work(self) -> None:
         for folder in pending(self._project, self._store):
             if folder != self._folder:
-                with delivery_lock(folder) as is_mine:
+                with leaving_unreadable(folder), delivery_lock(folder) as is_mine:
                     if is_mine:
                         self._deliver(JournalDelivery(self._store, folder, is_live=False))
         remove_done(self._project)
@@ -188,7 +191,8 @@ class Delivery:
             is_last = self._closing.is_set()
             self._deliver(self._own)
             if is_last and self._own.is_ended:
-                _remove_if_done(self._folder)
+                if _is_done(self._folder, self._project):
+                    remove_journal(self._folder)
                 return
             self._more.wait()
 
@@ -235,43 +239,46 @@ def pending(project: Path, store: Store) -> list[Path]:
 
 
 def _is_pending(folder: Path, store: Store) -> bool:
-    if store_name_of(folder) != store.name:
-        return False
-    end_if_abandoned(folder)
-    return not is_delivered(folder)
-
-
-def is_delivered(folder: Path) -> bool:
-    """Whether the store has all that the journal holds now."""
-    return not any(True for _ in read_entries(folder, read_delivered(folder).offset))
+    with leaving_unreadable(folder):
+        if store_name_of(folder) == store.name:
+            end_if_abandoned(folder)
+            return not is_delivered(folder)
+    return False
 
 
 def remove_done(project: Path) -> None:
     """Remove the journals of which nothing more can come, whatever their store; who delivers one keeps it."""
     for folder in find_journals(project / JOURNALS):
-        with delivery_lock(folder) as is_mine:
-            if is_mine:
-                _remove_if_done(folder)
+        with leaving_unreadable(folder):
+            _remove_if_done(folder, project)
 
 
-def _remove_if_done(folder: Path) -> None:
-    """Remove a journal that is delivered and whose run is finished, or too old to be resumed.
+def _remove_if_done(folder: Path, project: Path) -> None:
+    if not _is_done(folder, project):  # a lock taken in vain would hide the journal from who delivers it
+        return
+    with delivery_lock(folder) as is_mine:
+        if is_mine and _is_done(folder, project):
+            remove_journal(folder)
+
+
+def _is_done(folder: Path, project: Path) -> bool:
+    """Whether a journal is delivered and its run is finished, or too old to be resumed.
 
     Even a finished run is resumed, where its process was killed before it could remove the file to resume from.
     """
     last = last_entry(folder)
     is_finished = last is not None and last["do"] == "end" and last["status"] == "FINISHED"
     age_days = (time.time() - (folder / "journal.jsonl").stat().st_mtime) / 86400
-    is_done = (is_finished and not _is_resumable(folder)) or age_days > _DAYS_RESUMABLE
-    if is_done and is_delivered(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+    can_go = (is_finished and not _is_resumable(folder, project)) or age_days > _DAYS_RESUMABLE
+    return can_go and is_delivered(folder)
 
 
-def _is_resumable(folder: Path) -> bool:
-    for _, start in read_entries(folder):
-        resume_file = start.get("resume_file")
-        return resume_file is not None and (folder.resolve().parent.parent / resume_file).exists()
-    return False
+def _is_resumable(folder: Path, project: Path) -> bool:
+    resume_file = None
+    for _, entry in read_entries(folder):
+        if "resume_file" in entry:  # the start, and a resumption: from another file perhaps
+            resume_file = entry["resume_file"]
+    return resume_file is not None and (project.resolve() / resume_file).exists()
 
 
 def _batches(folder: Path, offset: int) -> Iterator[tuple[int, list[Entry]]]:

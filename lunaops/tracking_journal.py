@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import threading
@@ -9,15 +10,21 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
+
+from lunaops.tracking_store import reason_of
+
+logger = logging.getLogger(__name__)
 
 Entry = dict[str, Any]
 
 _JOURNAL, _DELIVERED, _FILES, _LOCK = "journal.jsonl", "delivered.json", "files", "delivery.lock"
+_REMOVED = ".removed-"  # so begins the name of a folder that is being removed
 _WAIT_FOR_WRITER = 15.0  # seconds: the loader workers of a killed process hold its lock until they notice, some 5 s
 
 
@@ -151,18 +158,45 @@ def read_delivered(folder: Path) -> Delivered:
 def write_delivered(folder: Path, delivered: Delivered) -> None:
     """Write it down at once or not at all."""
     fresh = folder / f"{_DELIVERED}.new"
-    fresh.write_text(json.dumps(asdict(delivered)), encoding="utf-8")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(delivered)))
+        file.flush()
+        os.fsync(file.fileno())  # else a machine that fails may leave the new name on an empty file
     fresh.replace(folder / _DELIVERED)
+
+
+def is_delivered(folder: Path) -> bool:
+    """Whether the store has all that the journal holds now."""
+    return not any(True for _ in read_entries(folder, read_delivered(folder).offset))
 
 
 @contextmanager
 def delivery_lock(folder: Path) -> Iterator[bool]:
     """Whether this process alone delivers the journal, until the block ends."""
-    if not (folder / _JOURNAL).exists():
+    file = _open_lock(folder)
+    if file is None:
         yield False
         return
-    with (folder / _LOCK).open("wb") as file:
+    with file:
         yield _lock(file, 0.0) and (folder / _JOURNAL).exists()
+
+
+def remove_journal(folder: Path) -> None:
+    """Remove a journal, at once for all others; who does so holds its delivery lock. What the disk refuses stays."""
+    aside = folder.with_name(f"{_REMOVED}{folder.name}")
+    with suppress(OSError):
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def leaving_unreadable(folder: Path) -> Iterator[None]:
+    """One line if the block cannot read this journal, which stays as it is; nothing if another process removed it."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError) as error:  # torn by the disk, or of another version
+        if (folder / _JOURNAL).exists():
+            _say_unreadable(folder, f"{type(error).__name__}: {reason_of(error)}")
 
 
 def end_if_abandoned(folder: Path) -> None:
@@ -170,15 +204,30 @@ def end_if_abandoned(folder: Path) -> None:
     journal = Journal.reopen(folder, wait=0.0)
     if journal is None:
         return
-    last = last_entry(folder)
-    if last is not None and last["do"] != "end":
-        journal.append({"do": "end", "status": "KILLED"}, millis=last["millis"])
-    journal.close()
+    with closing(journal):
+        last = last_entry(folder)
+        if last is not None and last["do"] != "end":
+            journal.append({"do": "end", "status": "KILLED"}, millis=last["millis"])
 
 
 def find_journals(parent: Path) -> list[Path]:
     """The folders of all journals, the oldest first: a training before its evaluation."""
-    return sorted(file.parent for file in parent.glob(f"*/{_JOURNAL}"))
+    folders = (file.parent for file in parent.glob(f"*/{_JOURNAL}"))
+    return sorted(folder for folder in folders if not folder.name.startswith(_REMOVED))
+
+
+def _open_lock(folder: Path) -> IO[bytes] | None:
+    """The file that is locked; None if the journal is gone, even since it was looked for."""
+    try:
+        return (folder / _LOCK).open("wb") if (folder / _JOURNAL).exists() else None
+    except FileNotFoundError:
+        return None
+
+
+@cache
+def _say_unreadable(folder: Path, reason: str) -> None:
+    """Once a process."""
+    logger.warning("%s cannot be read, so it is left as it is; remove it if it is of no use: %s", folder, reason)
 
 
 def _lock(file: IO[bytes], seconds: float) -> bool:

@@ -189,7 +189,7 @@ class MlflowRun:
             self._journal = _reopen(journals / resume, start["store"])
             if self._journal is not None:
                 self._past = _read_past(self._journal.folder)
-                self._append({"do": "resume"})
+                self._append({"do": "resume", "resume_file": start["resume_file"]})
                 return
             logger.warning("%s/%s is gone, in use or another store's: MLflow gets a new run", JOURNALS, resume)
         self._journal = Journal.create(journals)

@@ -4,8 +4,8 @@ import logging
 from pathlib import Path
 
 from lunaops.errors import InputError
-from lunaops.tracking_delivery import JOURNALS, JournalDelivery, is_delivered, pending, remove_done
-from lunaops.tracking_journal import delivery_lock, find_journals, store_name_of
+from lunaops.tracking_delivery import JOURNALS, JournalDelivery, pending, remove_done
+from lunaops.tracking_journal import delivery_lock, find_journals, is_delivered, leaving_unreadable, store_name_of
 from lunaops.tracking_store import Store, asking, store_of
 
 logger = logging.getLogger(__name__)
@@ -28,9 +28,10 @@ def sync_tracking(project: Path) -> None:
                 logger.info("%s is being delivered by its own run or by another command", folder.name)
     remove_done(project)
     for folder in find_journals(project / JOURNALS):
-        other = store_name_of(folder)
-        if other not in {None, store.name} and not is_delivered(folder):
-            logger.info("%s belongs to %s: set MLFLOW_TRACKING_URI to that to deliver it", folder.name, other)
+        with leaving_unreadable(folder):
+            other = store_name_of(folder)
+            if other not in {None, store.name} and not is_delivered(folder):
+                logger.info("%s belongs to %s: set MLFLOW_TRACKING_URI to that to deliver it", folder.name, other)
     logger.info("nothing else waits for %s", store.name)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from lunaops.tracking_journal import (
     last_entry,
     read_delivered,
     read_entries,
+    remove_journal,
     write_delivered,
 )
 
@@ -87,6 +89,30 @@ def test_how_far_it_is_delivered_is_written_and_read(journal: Journal) -> None:
     assert read_delivered(journal.folder) == Delivered()
     write_delivered(journal.folder, Delivered(offset=12, run_id="r"))
     assert read_delivered(journal.folder) == Delivered(offset=12, run_id="r")
+
+
+def test_how_far_it_is_delivered_is_on_the_disk_before_it_has_its_name(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[bool, bool]] = []
+    there = journal.folder / "delivered.json"
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((os.fstat(number).st_size > 0, there.exists())))
+    write_delivered(journal.folder, Delivered(offset=12))
+    assert synced == [(True, False)]
+
+
+def test_a_journal_that_is_half_removed_is_none(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: None)  # killed before it
+    remove_journal(journal.folder)
+    assert (journal.folder.exists(), find_journals(journal.folder.parent)) == (False, [])
+
+
+def test_a_journal_that_goes_while_its_lock_is_asked_for_is_nobodys(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "exists", lambda _: shutil.rmtree(journal.folder) is None)
+    with delivery_lock(journal.folder) as mine:
+        assert not mine
 
 
 def test_journals_are_found_the_oldest_first(tmp_path: Path) -> None:

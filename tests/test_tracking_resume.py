@@ -84,6 +84,21 @@ def test_a_finished_run_is_gone_on_with_as_long_as_its_resume_file_is_there(stor
     assert find_journals(Path("tracking")) == []
 
 
+def test_a_run_that_is_gone_on_with_from_another_file_is_resumable_as_long_as_that_is_there(
+    store: "MlflowClient",
+) -> None:
+    file = Path("another")
+    file.touch()
+    first, position = interrupted(resume_file=Path("state"))
+    with start(resume=position, resume_file=file):
+        pass
+    sync_tracking(Path())
+    assert [folder.name for folder in find_journals(Path("tracking"))] == [first.link.journal_id]
+    file.unlink()
+    sync_tracking(Path())
+    assert find_journals(Path("tracking")) == []
+
+
 def test_a_run_removes_the_journals_that_are_done_and_no_others(store: "MlflowClient") -> None:
     kept, removed = Path("kept"), Path("removed")
     kept.touch()

@@ -16,7 +16,7 @@ from tiny import make_tiny
 from lunaops.tracking_journal import find_journals
 from lunaops.tracking_sync import sync_tracking
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow server")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("mlflow server")]
 
 
 @pytest.fixture

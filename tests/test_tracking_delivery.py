@@ -80,6 +80,16 @@ def log_data(tracker: Tracker) -> None:
     tracker.log_dataset(frame, name="candidates val", context="validation", digest="0" * 32, source=Path("a.parquet"))
 
 
+def tracked_without_a_pause() -> Tracker:
+    """A run of four epochs, from its start to its end."""
+    with start(params=PARAMS) as tracker:
+        log_data(tracker)
+        for epoch in range(1, 5):
+            log_epoch(tracker, epoch)
+        log_rest(tracker)
+    return tracker
+
+
 def assert_complete(server: MlflowServer, tracker: Tracker, *, epochs: int, status: str = "FINISHED") -> None:
     """Everything is in the store, and there once."""
     from mlflow import MlflowClient
@@ -165,11 +175,7 @@ def test_a_run_goes_on_while_no_request_is_answered(server: MlflowServer, proxy:
 
 def test_a_slow_server_gets_everything(server: MlflowServer, proxy: Proxy) -> None:
     proxy.delay = 0.1
-    with start(params=PARAMS) as tracker:
-        log_data(tracker)
-        for epoch in range(1, 5):
-            log_epoch(tracker, epoch)
-        log_rest(tracker)
+    tracker = tracked_without_a_pause()
     assert_complete(server, tracker, epochs=4)
 
 
@@ -222,11 +228,7 @@ def test_an_answer_that_is_lost_makes_nothing_twice(server: MlflowServer, proxy:
         return is_new
 
     proxy.lose_answer = is_first
-    with start(params=PARAMS) as tracker:
-        log_data(tracker)
-        for epoch in range(1, 5):
-            log_epoch(tracker, epoch)
-        log_rest(tracker)
+    tracker = tracked_without_a_pause()
     assert_complete(server, tracker, epochs=4)
     assert {"POST /api/2.0/mlflow/runs/create", "POST /api/2.0/mlflow/logged-models"} <= {" ".join(one) for one in lost}
 
@@ -242,11 +244,7 @@ def test_a_file_that_a_proxy_took_for_itself_is_sent_again(
         return is_new
 
     proxy.takes_over = is_first
-    with start(params=PARAMS) as tracker:
-        log_data(tracker)
-        for epoch in range(1, 5):
-            log_epoch(tracker, epoch)
-        log_rest(tracker)
+    tracker = tracked_without_a_pause()
     assert_complete(server, tracker, epochs=4)
     assert len({path for path in taken if path.endswith(("/model.pt2", "/epochs.csv", "/weights.safetensors"))}) >= 5
     assert "was accepted but is not there" in caplog.text
@@ -254,11 +252,7 @@ def test_a_file_that_a_proxy_took_for_itself_is_sent_again(
 
 def test_files_that_nobody_may_list_are_taken_for_delivered(server: MlflowServer, proxy: Proxy) -> None:
     proxy.refuse, proxy.refused = 403, lambda path: "/artifacts?path=" in path
-    with start(params=PARAMS) as tracker:
-        log_data(tracker)
-        for epoch in range(1, 5):
-            log_epoch(tracker, epoch)
-        log_rest(tracker)
+    tracker = tracked_without_a_pause()
     assert_complete(server, tracker, epochs=4)
     assert any("/artifacts?path=" in path for _, path in proxy.requests)
 
